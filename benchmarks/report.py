@@ -1,0 +1,85 @@
+"""What a benchmark prints: a table for people, then one line of JSON.
+
+The machine and its load are part of every result: a figure without them cannot be compared.
+"""
+
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+ROOT: Final = Path(__file__).parents[1]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a figure should be: `at_least` is in the figure's own unit."""
+
+    name: str
+    value: float
+    at_least: float
+
+    @property
+    def met(self) -> bool:
+        return self.value >= self.at_least
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """Where a benchmark ran: cores that it may use, processor, and the load average of the last minute as it began."""
+
+    cores: int
+    cpu: str
+    load: float
+
+    @classmethod
+    def here(cls) -> "Machine":
+        return cls(len(os.sched_getaffinity(0)), processor(), round(os.getloadavg()[0], 2))
+
+
+def processor() -> str:
+    """The processor's name as the kernel gives it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def commit() -> str:
+    """The commit checked out, `-dirty` when files differ from it; `unknown` outside a repository."""
+    git = ["git", "-C", str(ROOT), "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
+    done = subprocess.run(git, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "unknown"
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of one length as aligned columns, the first row as their heads.
+
+    >>> print(table([["run", "events/s"], ["1", "50,000"]]))
+    run  events/s
+      1    50,000
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+
+
+def result(benchmark: str, machine: Machine, figures: Mapping[str, float], targets: Sequence[Target]) -> str:
+    """The last line: one JSON object."""
+    return json.dumps(
+        {
+            "benchmark": benchmark,
+            "commit": commit(),
+            "machine": {"cores": machine.cores, "cpu": machine.cpu, "load": machine.load},
+            "figures": dict(figures),
+            "targets": [
+                {"name": each.name, "value": each.value, "target": f">= {each.at_least:g}", "met": each.met}
+                for each in targets
+            ],
+        }
+    )

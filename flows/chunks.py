@@ -1,0 +1,147 @@
+"""What a source hands to the stream job: one chunk of a log, not yet parsed.
+
+- A chunk is text lines, or rows with the event's field names; it never spans two files.
+- What the reader itself cannot accept (a line without end, a torn stream) travels along as rejects.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import msgspec
+
+from online_models.contracts.events import MAX_LINE_BYTES, Reject, timestamp_ms
+
+FEATURE_PREFIX = "features."
+"""A column of a table or CSV file whose name starts so is one feature of the event."""
+
+KEPT_BYTES = 64 * 1024
+"""A reject keeps at most this much of its row."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How large one chunk may be.
+
+    chunk_bytes : text read at once; a chunk holds the whole lines in it
+    line_bytes : a longer line (CSV: record) is rejected, so memory stays bounded whatever the file holds
+    rows : most rows in a chunk of text, or None for all that fit; of a table, 8192 when None
+
+    Raises
+    ------
+    ValueError
+        When a chunk could not hold the longest line.
+    """
+
+    chunk_bytes: int = 512 * 1024
+    line_bytes: int = MAX_LINE_BYTES
+    rows: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.line_bytes < self.chunk_bytes:
+            raise ValueError(f"expected 0 < line_bytes < chunk_bytes, got {self.line_bytes} and {self.chunk_bytes}")
+        if self.rows is not None and self.rows < 1:
+            raise ValueError(f"rows: expected at least 1, got {self.rows}")
+
+
+@dataclass(frozen=True, slots=True)
+class Lines:
+    """NDJSON text whose first byte is byte `offset` of the decompressed file.
+
+    terminated : False when the file ends without a newline: the last line may be cut
+    """
+
+    blob: bytes
+    offset: int
+    terminated: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Rows of CSV, Parquet or Arrow: `rows[i]` maps event fields to values, absent ones left out.
+
+    offsets : byte (CSV) or row number (tables) in the file at which each row stands
+    raws : the bytes of each row, or None where a row has no text of its own
+    terminated : False when the file ends without a newline: the last row may be cut
+    """
+
+    rows: Sequence[dict[str, object]]
+    offsets: Sequence[int]
+    raws: Sequence[bytes] | None = None
+    terminated: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What a reader gives at once: its rows, the offset in the file where it ends, and the rows it had to refuse."""
+
+    content: Lines | Rows
+    end: int
+    rejects: tuple[Reject, ...] = ()
+
+
+class Reader(Protocol):
+    """Reads one file forward."""
+
+    def read(self) -> Piece | None:
+        """The next piece, or None at the end."""
+
+    def close(self) -> None:
+        """Close the file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """One stream item.
+
+    partition : what is read in one order and has one watermark: all files of a log, or all live segments
+    path : the file; position : the offset at which the chunk ends there, above the offsets of all its rows
+    rejects : rows the reader had to refuse, in file order
+    """
+
+    partition: str
+    path: str
+    position: int
+    content: Lines | Rows
+    rejects: tuple[Reject, ...] = ()
+
+
+class _Moment(msgspec.Struct):
+    ts: int | str
+
+
+_MOMENT = msgspec.json.Decoder(_Moment)
+
+
+def first_time_ms(content: Lines | Rows) -> int | None:
+    """Event time of the first row, epoch ms, or None when it has none that can be read.
+
+    >>> first_time_ms(Lines(b'{"ts":5}', 0)), first_time_ms(Lines(b"broken", 0))
+    (5, None)
+    """
+    try:
+        match content:
+            case Lines(blob=blob):
+                return timestamp_ms(_MOMENT.decode(blob.partition(b"\n")[0]).ts)
+            case Rows(rows=rows):
+                return timestamp_ms(msgspec.convert(rows[0], _Moment).ts) if rows else None
+    except (msgspec.DecodeError, ValueError, OverflowError, RecursionError):
+        return None
+
+
+def raw_row(content: Lines | Rows, offset: int) -> bytes | None:
+    """The bytes of the row at an offset of the source; None where rows have no text of their own.
+
+    >>> raw_row(Lines(b"one\\ntwo\\n", 100), 104)
+    b'two'
+    """
+    match content:
+        case Lines(blob=blob, offset=first):
+            return blob[offset - first :].partition(b"\n")[0]
+        case Rows(offsets=offsets, raws=raws):
+            return None if raws is None else raws[offsets.index(offset)]
+
+
+def reject(reason: str, path: str, offset: int, raw: bytes, length: int | None = None) -> Reject:
+    """A reject whose reason and bytes are cut to a bounded size."""
+    return Reject(reason[:300], path, offset, raw[:KEPT_BYTES], len(raw) if length is None else length)

@@ -1,0 +1,164 @@
+"""What the stream job knows of the models that are live: versions to keep fresh, and the champion's reference.
+
+- Asked for by model, answered from memory, refreshed at most once per poll interval of wall time.
+- A version whose artifact cannot be read is skipped with a log line: the readers refuse it too, and the rollout ends.
+"""
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+from safetensors.numpy import load
+
+from online_models import als
+from online_models.contracts.artifacts import Manifest
+from online_models.contracts.features import FeatureSpec, spec_hash
+from online_models.contracts.ids import ItemId, ModelName, ModelVersion
+from online_models.errors import ArtifactError, PenstockError
+from online_models.history import UserHistory
+from online_models.ports import ArtifactStore, EmbeddingStore, ModelRegistry, RouteStore, Vector
+
+log: Final = logging.getLogger(__name__)
+
+
+class LiveVersion:
+    """One version's trained items, and the items that came after it.
+
+    Users are folded in over the trained items alone; a new item is recommended by its vector, and shapes users from the next
+    version on.
+    """
+
+    def __init__(self, manifest: Manifest, files: Mapping[str, bytes], equations: Mapping[ItemId, Vector]) -> None:
+        """equations : of the new items so far, item id -> [A | b] (k, k + 1)."""
+        tensors = load(files["factors.safetensors"])
+        self.version = manifest.version
+        self.index = als.ItemIndex.of(msgspec.json.decode(files["items.json"], type=list[str]))
+        self.equations = dict(equations)
+        self._how = als.FoldIn.of(manifest.hyperparameters)
+        self._item_factors: Vector = tensors["item_factors"]
+        self._item_gramian: Vector = tensors["item_gramian"]
+        self._user_gramian: Vector = tensors["user_gramian"]
+
+    def fold_in(self, users: Sequence[UserHistory]) -> Vector:
+        """Vectors (users, k); zeros for a user who has met no trained item."""
+        return als.fold_in_histories(users, self.index, self._item_factors, self._item_gramian, self._how)
+
+    def add_to_new_item(self, item: ItemId, user: Vector, strength: float) -> None:
+        """One event of a user (k,) with a new item."""
+        confidence = np.array([1.0 + self._how.alpha * strength], np.float32)
+        added = als.item_equations(np.zeros(1, np.int64), confidence, user[None, :], 1)[0]
+        known = self.equations.get(item)
+        self.equations[item] = added if known is None else known + added
+
+    def new_item(self, item: ItemId) -> Vector:
+        """The vector (k,) of a new item by its equations so far."""
+        return als.solve_item(self.equations[item], self._user_gramian, self._how.regularization)
+
+
+@dataclass(slots=True)
+class _Held:
+    until: float
+    versions: dict[ModelVersion, LiveVersion | None]
+
+
+class LiveVersions:
+    """The versions in each model's route document (stable and canary), loaded and verified."""
+
+    def __init__(
+        self,
+        routes: RouteStore,
+        artifacts: ArtifactStore,
+        embeddings: EmbeddingStore,
+        poll_seconds: float,
+    ) -> None:
+        self._routes = routes
+        self._artifacts = artifacts
+        self._embeddings = embeddings
+        self._poll_seconds = poll_seconds
+        self._held: dict[ModelName, _Held] = {}
+        self._retired: dict[ModelName, ModelVersion] = {}
+
+    def of(self, model: ModelName) -> list[LiveVersion]:
+        """Live versions of a model, stable first."""
+        held = self._held.get(model)
+        if held is None or time.monotonic() >= held.until:
+            held = self._refresh(model, held.versions if held else {})
+        return [live for live in held.versions.values() if live is not None]
+
+    def _refresh(self, model: ModelName, old: dict[ModelVersion, LiveVersion | None]) -> _Held:
+        route = self._routes.route(model)
+        wanted = [version for version in (route.stable, route.canary) if version] if route else []
+        versions = {version: old[version] if version in old else self._load(model, version) for version in wanted}
+        if self._retired.get(model) in versions:
+            del self._retired[model]  # it is live again
+        for version in old:
+            if version not in versions:
+                self._retire(model, version)
+        self._held[model] = _Held(time.monotonic() + self._poll_seconds, versions)
+        return self._held[model]
+
+    def _load(self, model: ModelName, version: ModelVersion) -> LiveVersion | None:
+        try:
+            manifest, files = self._artifacts.read(model, version)
+        except ArtifactError as error:
+            log.error("version_refused model=%s version=%s reason=%s", model, version, error)
+            return None
+        live = LiveVersion(manifest, files, self._embeddings.equations(model, version))
+        log.info("version_live model=%s version=%s items=%d", model, version, len(live.index))
+        return live
+
+    def _retire(self, model: ModelName, version: ModelVersion) -> None:
+        """Keep the latest version that left for a fast rollback; drop the keys of the one before."""
+        before = self._retired.get(model)
+        self._retired[model] = version
+        if before is not None and before != version:
+            dropped = self._embeddings.drop_version(model, before)
+            log.info("version_dropped model=%s version=%s keys=%d", model, before, dropped)
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """What the champion was trained on: feature name -> counts (bins + 3,), for the specs of `features`."""
+
+    version: ModelVersion
+    features: Mapping[str, tuple[FeatureSpec, npt.NDArray[np.int64]]]
+
+
+class Champions:
+    """Each model's champion reference, for drift; and whether it has a champion at all."""
+
+    def __init__(self, registry: ModelRegistry, poll_seconds: float) -> None:
+        self._registry = registry
+        self._poll_seconds = poll_seconds
+        self._held: dict[ModelName, tuple[float, Reference | None]] = {}
+
+    def reference(self, model: ModelName) -> Reference | None:
+        """The champion's sketches, or None while the model has no version."""
+        until, reference = self._held.get(model, (0.0, None))
+        if time.monotonic() < until:
+            return reference
+        version = self._registry.champion(model)
+        if reference is None or reference.version != version:
+            reference = self._read(model, version) if version else None
+        self._held[model] = (time.monotonic() + self._poll_seconds, reference)
+        return reference
+
+    def _read(self, model: ModelName, version: ModelVersion) -> Reference:
+        registered = self._registry.version(model, version)
+        if registered is None:
+            raise PenstockError(f"champion {version} of {model} is not in the registry")
+        sketches = registered.manifest.sketches
+        return Reference(
+            version,
+            {sketch.feature.name: (sketch.feature, np.array(sketch.counts, dtype=np.int64)) for sketch in sketches},
+        )
+
+
+def same_declaration(spec: FeatureSpec, other: FeatureSpec) -> bool:
+    """Whether two sketches of a feature may be compared."""
+    return spec_hash([spec]) == spec_hash([other])

@@ -1,0 +1,1 @@
+"""Wire and storage formats that the processes share; standard library and msgspec only."""

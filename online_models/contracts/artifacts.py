@@ -1,0 +1,94 @@
+"""The manifest of a model artifact: what is in the directory, how it was made, and what it was trained on.
+
+- An artifact is a directory with `manifest.json` beside the files it lists; never pickle.
+- The reference sketches are the histograms of the training window: drift is measured against them.
+"""
+
+import msgspec
+
+from online_models.contracts.features import FeatureSpec
+from online_models.contracts.ids import ModelName, ModelVersion
+
+SCHEMA_VERSION = 1
+MANIFEST_NAME = "manifest.json"
+
+
+class Tensor(msgspec.Struct, frozen=True):
+    """Declared form of one tensor in a safetensors file; `dtype` is numpy's name of it, such as `float32`."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+
+class ArtifactFile(msgspec.Struct, frozen=True):
+    """One file of the artifact: its size, SHA-256, and its tensors when it is a safetensors file."""
+
+    name: str
+    bytes: int
+    sha256: str
+    tensors: dict[str, Tensor] = {}
+
+
+class FeatureSketch(msgspec.Struct, frozen=True):
+    """Reference histogram of one feature: `bins + 3` counts, `[under, bins..., over, missing]`."""
+
+    feature: FeatureSpec
+    counts: list[int]
+
+
+class DataWindow(msgspec.Struct, frozen=True):
+    """Event times of the training data, epoch ms, how many events they were, and a hash of them all."""
+
+    start_ms: int
+    end_ms: int
+    events: int
+    sha256: str = ""
+
+
+class GoldenQuery(msgspec.Struct, frozen=True):
+    """A user vector's known answer: a reader that computes other items must not serve the artifact.
+
+    history : row numbers of items; expected : row numbers of the best unseen items, best first
+    """
+
+    history: list[int]
+    expected: list[int]
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything a reader needs to trust and to explain an artifact."""
+
+    schema_version: int = SCHEMA_VERSION
+    model: ModelName
+    version: ModelVersion
+    kind: str
+    """`als` in this version."""
+    created_at: str
+    """RFC 3339, UTC."""
+    files: list[ArtifactFile]
+    hyperparameters: dict[str, float]
+    metrics: dict[str, float]
+    """Holdout figures, by name, of the candidate and (`champion_*`) of the version it was compared with."""
+    data_window: DataWindow
+    sketches: list[FeatureSketch]
+    feature_spec_hash: str
+    golden: list[GoldenQuery]
+    parent: ModelVersion | None = None
+    job_id: int | None = None
+    code_version: str = ""
+
+
+def encode_manifest(manifest: Manifest) -> bytes:
+    """Readable JSON bytes of a manifest."""
+    return msgspec.json.format(msgspec.json.encode(manifest), indent=1)
+
+
+def decode_manifest(raw: bytes) -> Manifest:
+    """A manifest from its bytes.
+
+    Raises
+    ------
+    msgspec.DecodeError
+        When the bytes are not a manifest of a known form.
+    """
+    return msgspec.json.decode(raw, type=Manifest)

@@ -1,0 +1,1 @@
+"""Drift detectors, one per file; pure state machines with `update`, `drift_detected` and `snapshot`."""

@@ -1,0 +1,201 @@
+"""What every drift detector is, and what the three over histograms share.
+
+- A detector has `update(x)`, `drift_detected` and `snapshot()`; hyperparameters are checked in the constructor;
+  `restore(snapshot)` and going on equals never having stopped.
+- A histogram detector judges one window against a fixed reference. With too few events in either it has no
+  verdict: `enough` is False, and `drift_detected` stays False without meaning "no drift".
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar, Final, Protocol, Self, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from online_models.contracts.features import FeatureKind
+from online_models.histograms import Assignment, Counts, rebin
+
+Plain = str | int | float | bool | None | npt.NDArray[np.generic]
+Snapshot = tuple[Plain, ...]
+
+X_contra = TypeVar("X_contra", contravariant=True)
+
+MIN_EVENTS: Final = 500
+"""Below this, in window or reference, the calibrated thresholds of the histogram detectors do not hold."""
+
+
+class Detector(Protocol[X_contra]):
+    """A drift detector over observations of type X."""
+
+    def update(self, x: X_contra, /) -> None:
+        """Take in the next observation. Raises ValueError when it has another form than the detector's."""
+
+    @property
+    def drift_detected(self) -> bool:
+        """Whether the latest update showed drift."""
+
+    @property
+    def statistic(self) -> float:
+        """What the latest update measured; 0 before any verdict."""
+
+    @property
+    def threshold(self) -> float:
+        """What the statistic is compared with."""
+
+    def snapshot(self) -> Snapshot:
+        """The whole state as plain values and arrays, beginning with the detector's name and a schema version."""
+
+    @classmethod
+    def restore(cls, snapshot: Snapshot, /) -> Self:
+        """The detector behind a snapshot. Raises ValueError when it is another detector's or another version's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What one detector says of one window.
+
+    enough : whether there were enough events for a verdict
+    p_value : of the statistic where the detector is a test, else None
+    events : of the window
+    """
+
+    detector: str
+    statistic: float
+    threshold: float
+    drift_detected: bool
+    enough: bool
+    p_value: float | None = None
+    events: int = 0
+
+
+class HistogramDetector(ABC):
+    """A detector over fine histograms: the window's counts against the reference's.
+
+    Parameters
+    ----------
+    reference : int64 (bins + 3,), `[under, bins ..., over, missing]`
+    kind : how the counts were made, and so how they become coarse bins
+    threshold : drift from this statistic on
+    min_events : fewest events of window and of reference for a verdict
+
+    Raises
+    ------
+    ValueError
+        When a hyperparameter is out of range or the reference is no histogram.
+    """
+
+    name: ClassVar[str]
+    SCHEMA_VERSION: ClassVar[int] = 1
+
+    def __init__(self, reference: Counts, kind: FeatureKind, *, threshold: float, min_events: int = MIN_EVENTS) -> None:
+        if not 0 < threshold < np.inf:
+            raise ValueError(f"{self.name}: expected a positive threshold, got {threshold}")
+        if min_events < 1:
+            raise ValueError(f"{self.name}: expected min_events >= 1, got {min_events}")
+        self.reference = np.array(reference, np.int64)
+        self.kind = kind
+        self._threshold = float(threshold)
+        self.min_events = min_events
+        self._assignment: Assignment = rebin(self.reference, kind)
+        self._coarse_reference = self._assignment.apply(self.reference)
+        self._reading = Reading(self.name, 0.0, self.threshold, False, False)
+
+    @property
+    def reading(self) -> Reading:
+        """What the latest window showed."""
+        return self._reading
+
+    @property
+    def drift_detected(self) -> bool:
+        """Whether the latest window drifted; False too when there is no verdict."""
+        return self._reading.drift_detected
+
+    @property
+    def enough(self) -> bool:
+        """Whether the latest window and the reference had enough events for a verdict."""
+        return self._reading.enough
+
+    @property
+    def statistic(self) -> float:
+        """What the latest window measured."""
+        return self._reading.statistic
+
+    @property
+    def threshold(self) -> float:
+        """Drift from this statistic on."""
+        return self._threshold
+
+    def update(self, counts: Counts, /) -> None:
+        """Judge a window by its fine counts, int64 (bins + 3,).
+
+        Raises
+        ------
+        ValueError
+            When the counts have another shape than the reference.
+        """
+        coarse = self._assignment.apply(counts)
+        events = int(coarse.sum())
+        if min(events, int(self._coarse_reference.sum())) < self.min_events:
+            self._reading = Reading(self.name, 0.0, self.threshold, False, False, events=events)
+        else:
+            self._reading = self._judge(counts, coarse)
+
+    @abstractmethod
+    def _judge(self, counts: Counts, coarse: Counts) -> Reading:
+        """The reading of a window with enough events, from its fine (bins + 3,) and coarse (B,) counts."""
+
+    def snapshot(self) -> Snapshot:
+        """`(name, schema version, kind, reference, threshold, min_events, then the latest reading)`."""
+        reading = self._reading
+        return (
+            *(self.name, self.SCHEMA_VERSION, self.kind.value, self.reference.copy()),
+            *(self.threshold, self.min_events),
+            *(reading.statistic, reading.drift_detected, reading.enough, reading.p_value, reading.events),
+        )
+
+    @classmethod
+    def restore(cls, snapshot: Snapshot, /) -> Self:
+        """The detector behind a snapshot of this class.
+
+        Raises
+        ------
+        ValueError
+            When the snapshot is another detector's or another version's.
+        """
+        match snapshot:
+            case (
+                cls.name,
+                cls.SCHEMA_VERSION,
+                str(kind),
+                np.ndarray() as reference,
+                float(threshold),
+                int(min_events),
+                float(statistic),
+                bool(drift_detected),
+                bool(enough),
+                (float() | None) as p_value,
+                int(events),
+            ):
+                counts = reference.astype(np.int64)
+                detector = cls(counts, FeatureKind(kind), threshold=threshold, min_events=min_events)
+                detector._reading = Reading(cls.name, statistic, threshold, drift_detected, enough, p_value, events)
+                return detector
+            case _:
+                raise not_a_snapshot_of(cls.name, cls.SCHEMA_VERSION, snapshot)
+
+
+def not_a_snapshot_of(name: str, schema_version: int, snapshot: Snapshot) -> ValueError:
+    """The error of a detector that is given something else than its own snapshot."""
+    return ValueError(f"expected a snapshot of ({name}, {schema_version}), got one of {snapshot[:2]}")
+
+
+def proportions(reference: Counts, current: Counts) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Smoothed shares q of the reference and p of the window over the bins that either has filled.
+
+    Half a count is added to each bin (Jeffreys), so that an empty bin on one side stays finite; bins that are empty
+    on both sides say nothing and are left out.
+    """
+    filled = (reference > 0) | (current > 0)
+    q, p = reference[filled] + 0.5, current[filled] + 0.5
+    return q / q.sum(), p / p.sum()

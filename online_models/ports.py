@@ -1,0 +1,330 @@
+"""What the processes ask of the world: one Protocol per kind of store. Implementations live in `online_models.stores`.
+
+Every write says in its docstring whether it is idempotent or compare-and-set.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from online_models.contracts.artifacts import Manifest
+from online_models.contracts.events import EventBatch, Item
+from online_models.contracts.ids import Epoch, ItemId, JobId, ModelName, ModelVersion, UserId
+from online_models.contracts.jobs import JobState, NewJob, RetrainJob
+from online_models.contracts.rollouts import ReaderStatus, Rollout, Route, StageCounts, VariantWindow
+from online_models.history import UserHistory
+
+Vector = npt.NDArray[np.float32]
+
+
+class EventLog(Protocol):
+    """The live log that the API appends to and the flow tails."""
+
+    def append(self, lines: Sequence[bytes]) -> None:
+        """Append whole NDJSON lines (without their newline); durable against a crash of this process on return."""
+
+
+@dataclass(frozen=True, slots=True)
+class VersionUpdate:
+    """One live version's new vectors from one batch: user id -> (event-time version ms, float32 (k,)), and likewise for
+    new items with their accumulated equations float32 (k, k + 1)."""
+
+    version: ModelVersion
+    users: Mapping[UserId, tuple[int, Vector]] = field(default_factory=dict)
+    items: Mapping[ItemId, tuple[int, Vector]] = field(default_factory=dict)
+    equations: Mapping[ItemId, npt.NDArray[np.float32]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingUpdate:
+    """All that one batch changes for one model, applied as one transaction with its position.
+
+    popularity : item id -> (decayed count, epoch ms it is decayed to); popular : the most popular item ids, best first
+    """
+
+    model: ModelName
+    run_id: str
+    source: str
+    position: int
+    histories: Mapping[UserId, UserHistory]
+    versions: Sequence[VersionUpdate]
+    popularity: Mapping[ItemId, tuple[float, int]]
+    popular: Sequence[ItemId]
+
+
+class EmbeddingStore(Protocol):
+    """Vectors, histories and popularity of a model. The flow is the only writer; all methods are synchronous."""
+
+    def applied_position(self, model: ModelName, run_id: str, source: str) -> int:
+        """Position up to which a run's source is applied; -1 when nothing is."""
+
+    def histories(self, model: ModelName, users: Sequence[UserId]) -> list[UserHistory]:
+        """Histories in the order asked; `history.EMPTY` for unknown users. One round trip."""
+
+    def popularity(self, model: ModelName) -> dict[ItemId, tuple[float, int]]:
+        """Item id -> (decayed count, epoch ms it is decayed to)."""
+
+    def equations(self, model: ModelName, version: ModelVersion) -> dict[ItemId, npt.NDArray[np.float32]]:
+        """Normal equations of the items that are newer than the version: item id -> float32 (k, k + 1)."""
+
+    def apply(self, update: EmbeddingUpdate) -> int:
+        """Write a batch's changes and its position in one MULTI/EXEC; vectors by MSET, last row per id. Idempotent by position:
+        callers skip a batch whose position is applied. Returns the number of vectors written."""
+
+    def drop_version(self, model: ModelName, version: ModelVersion) -> int:
+        """Delete a retired version's keys; idempotent. Returns how many were deleted."""
+
+
+class RouteStore(Protocol):
+    """The route document, and what readers say of the versions in it."""
+
+    def route(self, model: ModelName) -> Route | None:
+        """The current document."""
+
+    def put_route(self, model: ModelName, route: Route) -> bool:
+        """Replace the document if the epoch is larger (compare-and-set by Lua); False when it was not."""
+
+    def heartbeat(self, model: ModelName, reader_id: str, now: datetime) -> None:
+        """A reader of the model says that it lives. Idempotent."""
+
+    def put_status(self, model: ModelName, reader_id: str, status: ReaderStatus) -> None:
+        """A reader says what it holds (TTL 15 s). Idempotent."""
+
+    def statuses(self, model: ModelName, version: ModelVersion, now: datetime) -> dict[str, ReaderStatus | None]:
+        """Status of each reader of the model seen in the last 15 s; None where it has said nothing of this version."""
+
+
+@dataclass(frozen=True, slots=True)
+class UserState:
+    """What the stream has learned of one user: the version's vector float32 (k,) or None, and the history (may be EMPTY)."""
+
+    vector: Vector | None
+    history: UserHistory
+
+
+class UserReads(Protocol):
+    """What a request reads of its user, without blocking the event loop."""
+
+    async def user(self, model: ModelName, version: ModelVersion | None, user_id: UserId) -> UserState:
+        """Vector and history in one MGET. Raises StoreUnavailable when Redis does not answer in time."""
+
+    async def close(self) -> None:
+        """Close the connections."""
+
+
+class StreamReads(Protocol):
+    """What a reader polls of the stream job's results. Raises StoreUnavailable."""
+
+    def new_items(self, model: ModelName, version: ModelVersion) -> dict[ItemId, Vector]:
+        """Vectors float32 (k,) of the items that are newer than the version."""
+
+    def popular(self, model: ModelName) -> list[ItemId]:
+        """The most popular item ids, best first; empty when nothing is known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Interactions:
+    """Training rows as columns of one length, ordered by (time, event id): watches, purchases, clicks, ratings, skips.
+
+    type : int8 (n,), index into `EVENT_TYPES`; ts_ms : int64 (n,); value : float64 (n,), NaN where absent
+    recommended : bool (n,), whether the event answers one of our recommendations (it carries a request_id)
+    features : the event's features, or None
+    """
+
+    user_id: list[str]
+    item_id: list[str]
+    type: npt.NDArray[np.int8]
+    ts_ms: npt.NDArray[np.int64]
+    value: npt.NDArray[np.float64]
+    recommended: npt.NDArray[np.bool_]
+    features: list[Mapping[str, object] | None]
+
+    def __len__(self) -> int:
+        return len(self.user_id)
+
+
+class InteractionStore(Protocol):
+    """Events as rows. Rows are inserted at most once per event_id."""
+
+    def write(self, batches: Sequence[EventBatch]) -> int:
+        """COPY the events into `watch_history`, `purchase_history`, `impressions`, `feedback` and their users into `users`;
+        idempotent by event_id. Commits without waiting for the disk: call `flush` before relying on it. Returns rows added."""
+
+    def flush(self) -> None:
+        """Return when everything written so far is durable."""
+
+    def interactions(self, domain: str, until_ms: int | None = None) -> Interactions:
+        """All interactions and feedback of a domain up to an event time (inclusive)."""
+
+    def put_items(self, items: Sequence[Item]) -> None:
+        """Insert or replace catalogue entries; idempotent."""
+
+    def items(self, domain: str) -> list[Item]:
+        """The catalogue of a domain, by item id."""
+
+
+class WindowStore(Protocol):
+    """What the flow found out: window reports, drift events, variant windows."""
+
+    def put_window_reports(self, reports: Sequence["WindowRow"]) -> None:
+        """Insert or replace; idempotent by (model, window start, window end)."""
+
+    def put_drift_events(self, events: Sequence["DriftRow"]) -> None:
+        """Insert; idempotent by id."""
+
+    def put_variant_windows(self, windows: Sequence[VariantWindow]) -> None:
+        """Insert or replace in `model_metrics`; idempotent by (model, version, rollout, stage, window start)."""
+
+
+@dataclass(frozen=True, slots=True)
+class WindowRow:
+    """One closed window of one model, as stored: `report` is its JSON."""
+
+    model: ModelName
+    window_start_ms: int
+    window_end_ms: int
+    report: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class DriftRow:
+    """One drift event or one trigger decision, as stored.
+
+    kind : `drift` (a detector fired), `trigger` (a job was asked for) or `suppressed` (it was not; `reason` says why)
+    """
+
+    id: str
+    kind: str
+    model: ModelName
+    detector: str
+    feature: str
+    window_start_ms: int
+    window_end_ms: int
+    statistic: float
+    threshold: float
+    reason: str
+
+
+class JobQueue(Protocol):
+    """Retrain jobs. Execution is at least once, publication at most once per trigger: the fencing token decides."""
+
+    def submit(self, job: NewJob) -> JobId | None:
+        """Queue a job, or find the one that its trigger has queued before; None when the model has another open job.
+        Idempotent by trigger_id."""
+
+    def claim(self, worker: str, lease: timedelta) -> RetrainJob | None:
+        """Lease the next job that is due, or whose lease ran out. A job out of attempts is buried instead."""
+
+    def heartbeat(self, job: RetrainJob, lease: timedelta) -> None:
+        """Extend the lease. Raises LeaseLost when the token is no longer the job's."""
+
+    def publish(self, job: RetrainJob, manifest: Manifest, manifest_sha256: str) -> None:
+        """Finish the job and register its version as a candidate, in one transaction. Raises LeaseLost."""
+
+    def reject(self, job: RetrainJob, reason: str) -> None:
+        """Finish the job without a version: the gate refused the candidate. Raises LeaseLost."""
+
+    def retry(self, job: RetrainJob, after: timedelta, error: str) -> None:
+        """Queue the job again. Raises LeaseLost."""
+
+    def bury(self, job: RetrainJob, error: str) -> None:
+        """Give the job up (state `dead`). Raises LeaseLost."""
+
+    def release(self, job: RetrainJob) -> None:
+        """Give the lease back without counting the attempt (the worker is asked to stop). Raises LeaseLost."""
+
+    def states(self, model: ModelName | None = None) -> dict[JobState, int]:
+        """How many jobs are in each state."""
+
+
+@dataclass(frozen=True, slots=True)
+class RegisteredVersion:
+    """One row of `model_versions`."""
+
+    model: ModelName
+    version: ModelVersion
+    manifest_sha256: str
+    manifest: Manifest
+    created_at: datetime
+
+
+class ModelRegistry(Protocol):
+    """Versions (immutable) and the alias `champion` (compare-and-set)."""
+
+    def new_version(self) -> ModelVersion:
+        """A fresh version name for a candidate that no job made (an import)."""
+
+    def register(self, manifest: Manifest, manifest_sha256: str, actor: str) -> None:
+        """Register a candidate that no job made; refused when the version exists. Adds a registry event."""
+
+    def version(self, model: ModelName, version: ModelVersion) -> RegisteredVersion | None:
+        """One version."""
+
+    def versions(self, model: ModelName) -> list[RegisteredVersion]:
+        """All versions, oldest first."""
+
+    def champion(self, model: ModelName) -> ModelVersion | None:
+        """The version behind the alias `champion`: what a candidate has to beat and drift is measured against."""
+
+    def models(self) -> list[ModelName]:
+        """Models with at least one version."""
+
+
+class RolloutStore(Protocol):
+    """Rollouts and their append-only events; every change is compare-and-set on `epoch` and one transaction."""
+
+    def open_rollout(self, model: ModelName) -> Rollout | None:
+        """The model's rollout that is not final."""
+
+    def latest(self, model: ModelName) -> Rollout | None:
+        """The model's youngest rollout, open or final."""
+
+    def candidates(self, model: ModelName) -> list[ModelVersion]:
+        """Versions younger than the champion that no rollout has tried, oldest first."""
+
+    def adopt(self, model: ModelName, version: ModelVersion, actor: str) -> Epoch:
+        """Make the first version of a model its champion, without a rollout: there is nothing to compare it with.
+        Raises StaleEpoch when the model has a champion."""
+
+    def create(self, model: ModelName, stable: ModelVersion, canary: ModelVersion, actor: str) -> Rollout:
+        """A new rollout in phase `preparing`. Raises StaleEpoch when the model has an open one, when `stable` is not its
+        champion, or when the canary has been tried before."""
+
+    def transition(
+        self, old: Rollout, new: Rollout, actor: str, reason: str, evidence: Mapping[str, object]
+    ) -> Rollout:
+        """Replace `old` by `new` if its epoch is unchanged, add the event, move the alias on promotion; returns `new` with
+        its fresh epoch. Raises StaleEpoch."""
+
+    def champion_epoch(self, model: ModelName) -> tuple[ModelVersion, Epoch] | None:
+        """The champion and the epoch at which it became that."""
+
+    def counts(self, rollout: Rollout, version: ModelVersion, stage: int) -> StageCounts:
+        """Sums of a version's variant windows in one stage of a rollout."""
+
+
+class ArtifactStore(Protocol):
+    """Artifact directories, whole or absent."""
+
+    def path(self, model: ModelName, version: ModelVersion) -> Path:
+        """Where a version's directory is, whether or not it exists."""
+
+    def write(self, manifest: Manifest, files: Mapping[str, bytes]) -> tuple[Manifest, str]:
+        """Write aside, hash, fsync, rename: the directory is whole or absent. Fills in `manifest.files`; returns the manifest and
+        its SHA-256. Raises ArtifactError when the version exists."""
+
+    def read(
+        self, model: ModelName, version: ModelVersion, manifest_sha256: str | None = None
+    ) -> tuple[Manifest, dict[str, bytes]]:
+        """The verified manifest and files. Raises ArtifactError on a missing file, another size, hash, dtype or shape."""
+
+    def discard(self, model: ModelName, version: ModelVersion) -> None:
+        """Delete a version that was never registered; the directory disappears whole. Idempotent."""
+
+    def written_before(self, model: ModelName, moment: datetime) -> list[ModelVersion]:
+        """A model's versions that were written before a moment (aware), registered or not, by name."""

@@ -1,0 +1,1 @@
+"""The adapters behind the ports: the only kernel modules that do I/O."""

@@ -1,0 +1,242 @@
+"""Model artifacts in a directory: `<root>/<model>/<version>/` with `manifest.json` and the files it lists.
+
+- Written aside in the same file system, hashed, fsynced, then renamed: a directory is whole or absent.
+- A read trusts nothing: size, SHA-256, and the dtype, shape and finiteness of every tensor are checked on the very bytes
+  that are returned.
+- What a crashed writer left behind has a dot name, which no version can have; the next writer removes it after a day.
+"""
+
+import errno
+import hashlib
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from online_models.contracts.artifacts import (
+    MANIFEST_NAME,
+    SCHEMA_VERSION,
+    ArtifactFile,
+    Manifest,
+    Tensor,
+    decode_manifest,
+    encode_manifest,
+)
+from online_models.contracts.ids import ModelName, ModelVersion
+from online_models.errors import ArtifactError
+
+MAX_MANIFEST_BYTES: Final = 64 << 20
+
+_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,127}")
+_ASIDE = ".writing-"
+_ABANDONED_SECONDS = 24 * 3600
+
+
+class FilesystemArtifacts:
+    """`ArtifactStore` in a directory."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def path(self, model: ModelName, version: ModelVersion) -> Path:
+        """Where a version's directory is, whether or not it exists. Raises ArtifactError on a name that is no file name."""
+        for name in (model, version):
+            _refuse_odd_name(name, self._root)
+        return self._root / model / version
+
+    def write(self, manifest: Manifest, files: Mapping[str, bytes]) -> tuple[Manifest, str]:
+        """Write aside, hash, fsync, rename. Not idempotent: a version is written once.
+
+        Returns the manifest with its `files` filled in, and the SHA-256 of its bytes.
+
+        Raises
+        ------
+        ArtifactError
+            When the version exists, a file name is not plain, or a safetensors file is not one or not finite.
+        """
+        target = self.path(manifest.model, manifest.version)
+        for name in files:
+            _refuse_odd_name(name, target)
+            if name == MANIFEST_NAME:
+                raise ArtifactError(f"{target}: {MANIFEST_NAME} is made here, not given")
+        listed = [_describe(target / name, content) for name, content in sorted(files.items())]
+        manifest = msgspec.structs.replace(manifest, files=listed)
+        raw = encode_manifest(manifest)
+        _make_directory(target.parent)
+        aside = target.parent / f"{_ASIDE}{manifest.version}-{os.getpid()}-{secrets.token_hex(4)}"
+        aside.mkdir()
+        try:
+            for name, content in {**files, MANIFEST_NAME: raw}.items():
+                _write_durably(aside / name, content)
+            _sync_directory(aside)
+            _remove_abandoned(aside)
+            _rename(aside, target)
+        except BaseException:
+            shutil.rmtree(aside, ignore_errors=True)
+            raise
+        return manifest, hashlib.sha256(raw).hexdigest()
+
+    def read(
+        self, model: ModelName, version: ModelVersion, manifest_sha256: str | None = None
+    ) -> tuple[Manifest, dict[str, bytes]]:
+        """The verified manifest and files.
+
+        Parameters
+        ----------
+        manifest_sha256 : what the registry says of the manifest; None trusts the manifest on the disk
+
+        Raises
+        ------
+        ArtifactError
+            On a missing file, another size, hash, dtype or shape, or a tensor that is not finite.
+        """
+        directory = self.path(model, version)
+        manifest = _read_manifest(directory, manifest_sha256)
+        if (manifest.model, manifest.version) != (model, version):
+            raise ArtifactError(
+                f"{directory / MANIFEST_NAME}: expected model and version {model} {version}, "
+                f"found {manifest.model} {manifest.version}"
+            )
+        return manifest, {listed.name: _read_verified(directory, listed) for listed in manifest.files}
+
+    def discard(self, model: ModelName, version: ModelVersion) -> None:
+        """Delete a version that was never registered; the directory disappears whole. Idempotent."""
+        target = self.path(model, version)
+        aside = target.parent / f"{_ASIDE}{version}-{os.getpid()}-{secrets.token_hex(4)}"
+        with suppress(FileNotFoundError):
+            target.rename(aside)
+            shutil.rmtree(aside, ignore_errors=True)
+
+    def written_before(self, model: ModelName, moment: datetime) -> list[ModelVersion]:
+        """A model's versions that were written before a moment (aware), registered or not, by name."""
+        _refuse_odd_name(model, self._root)
+        found = []
+        for directory in sorted((self._root / model).glob("*")):
+            with suppress(FileNotFoundError):  # discarded while we look
+                written = datetime.fromtimestamp(directory.stat().st_mtime, UTC)
+                if _NAME.fullmatch(directory.name) and directory.is_dir() and written < moment:
+                    found.append(ModelVersion(directory.name))
+        return found
+
+
+def _read_manifest(directory: Path, expected_sha256: str | None) -> Manifest:
+    path = directory / MANIFEST_NAME
+    raw = _read(path, at_most=MAX_MANIFEST_BYTES)
+    found = hashlib.sha256(raw).hexdigest()
+    if expected_sha256 not in (None, found):
+        raise ArtifactError(f"{path}: expected SHA-256 {expected_sha256}, found {found}")
+    try:
+        schema_version = msgspec.json.decode(raw, type=_Versioned).schema_version
+        if schema_version != SCHEMA_VERSION:
+            raise ArtifactError(f"{path}: expected schema version {SCHEMA_VERSION}, found {schema_version}")
+        return decode_manifest(raw)
+    except msgspec.DecodeError as error:
+        raise ArtifactError(f"{path}: expected a manifest: {error}") from error
+
+
+class _Versioned(msgspec.Struct):
+    schema_version: int
+
+
+def _read_verified(directory: Path, listed: ArtifactFile) -> bytes:
+    _refuse_odd_name(listed.name, directory)
+    path = directory / listed.name
+    content = _read(path, at_most=listed.bytes)
+    if len(content) != listed.bytes:
+        raise ArtifactError(f"{path}: expected {listed.bytes} bytes, found {len(content)}")
+    found = hashlib.sha256(content).hexdigest()
+    if found != listed.sha256:
+        raise ArtifactError(f"{path}: expected SHA-256 {listed.sha256}, found {found}")
+    tensors = _finite_tensors(path, content)
+    if tensors != listed.tensors:
+        raise ArtifactError(f"{path}: expected tensors {_forms(listed.tensors)}, found {_forms(tensors)}")
+    return content
+
+
+def _describe(path: Path, content: bytes) -> ArtifactFile:
+    digest = hashlib.sha256(content).hexdigest()
+    return ArtifactFile(path.name, len(content), digest, _finite_tensors(path, content))
+
+
+def _finite_tensors(path: Path, content: bytes) -> dict[str, Tensor]:
+    """The form of each tensor of a safetensors file; nothing for other files."""
+    if path.suffix != ".safetensors":
+        return {}
+    try:
+        arrays = safetensors.numpy.load(content)
+    except (safetensors.SafetensorError, KeyError) as error:  # KeyError: a dtype that numpy has not
+        raise ArtifactError(f"{path}: expected a safetensors file that numpy can hold: {error}") from error
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            raise ArtifactError(f"{path}: expected finite values in tensor {name!r}, found others")
+    return {name: Tensor(str(array.dtype), array.shape) for name, array in sorted(arrays.items())}
+
+
+def _forms(tensors: Mapping[str, Tensor]) -> str:
+    return ", ".join(f"{name} {tensor.dtype}{list(tensor.shape)}" for name, tensor in tensors.items()) or "none"
+
+
+def _read(path: Path, *, at_most: int) -> bytes:
+    """The file's bytes; of a longer one only `at_most + 1`, which is enough to refuse it."""
+    try:
+        with path.open("rb") as file:
+            return file.read(at_most + 1)
+    except OSError as error:
+        raise ArtifactError(f"{path}: expected a file: {error.strerror}") from error
+
+
+def _refuse_odd_name(name: str, directory: Path) -> None:
+    if not _NAME.fullmatch(name):
+        raise ArtifactError(f"{directory}: expected a plain file name (letters, digits, '_', '-', '.'), got {name!r}")
+
+
+def _make_directory(path: Path) -> None:
+    missing = [step for step in (path, *path.parents) if not step.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for step in missing:
+        _sync_directory(step.parent)
+
+
+def _write_durably(path: Path, content: bytes) -> None:
+    with path.open("xb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _rename(aside: Path, target: Path) -> None:
+    try:
+        # Refused by the file system when the target is there and not empty: of two writers one wins.
+        aside.rename(target)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        raise ArtifactError(f"{target}: expected no such version yet, but it exists") from error
+    _sync_directory(target.parent)
+
+
+def _remove_abandoned(aside: Path) -> None:
+    # The file system's own clock: `aside` was written a moment ago.
+    oldest = aside.stat().st_mtime - _ABANDONED_SECONDS
+    for other in aside.parent.glob(f"{_ASIDE}*"):
+        with suppress(FileNotFoundError):
+            if other.stat().st_mtime < oldest:
+                shutil.rmtree(other, ignore_errors=True)

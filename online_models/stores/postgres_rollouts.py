@@ -1,0 +1,210 @@
+"""Rollouts in PostgreSQL: one row per rollout, moved by compare-and-set on its epoch, and an event for each
+move.
+
+- Whatever changes a model's champion or rollouts locks its alias row first. Two controllers are thereby in
+  sequence, and epochs grow in the order in which they become visible, which the route documents rely on.
+- A promotion moves the alias in the transaction that ends the rollout.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from online_models.contracts.ids import Epoch, ModelName, ModelVersion
+from online_models.contracts.rollouts import Phase, Rollout, StageCounts
+from online_models.errors import StaleEpoch, StoreError
+from online_models.stores.postgres import Cursor, Database, one, query
+from online_models.stores.postgres_registry import record_event
+
+
+class PostgresRollouts:
+    """`RolloutStore` on PostgreSQL."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def open_rollout(self, model: ModelName) -> Rollout | None:
+        """The model's rollout that is not final."""
+        return self._select("select_open_rollout", model)
+
+    def latest(self, model: ModelName) -> Rollout | None:
+        """The model's youngest rollout, open or final."""
+        return self._select("select_latest_rollout", model)
+
+    def candidates(self, model: ModelName) -> list[ModelVersion]:
+        """Versions younger than the champion (all, without one) that no rollout has tried, oldest first."""
+
+        def work(cursor: Cursor) -> list[ModelVersion]:
+            cursor.execute(query("select_candidates"), {"model": model})
+            return [ModelVersion(version) for (version,) in cursor]
+
+        return self._database.run(work, idempotent=True)
+
+    def adopt(self, model: ModelName, version: ModelVersion, actor: str) -> Epoch:
+        """Make the first version of a model its champion, without a rollout.
+
+        Raises
+        ------
+        StaleEpoch
+            When the model has a champion.
+        StoreError
+            When the version is not registered.
+        """
+
+        def work(cursor: Cursor) -> Epoch:
+            cursor.execute(query("insert_champion"), {"model": model, "version": version})
+            row = cursor.fetchone()
+            if row is None:
+                raise StaleEpoch(f"{model}: expected no champion before adopting {version}, found one")
+            record_event(cursor, model, version, "adopted", actor, epoch=row[0])
+            return Epoch(row[0])
+
+        return self._database.run(work)
+
+    def create(self, model: ModelName, stable: ModelVersion, canary: ModelVersion, actor: str) -> Rollout:
+        """A new rollout in phase `preparing`.
+
+        Raises
+        ------
+        StaleEpoch
+            When `stable` is not the model's champion any more, the model has an open rollout, or the canary has been tried.
+        StoreError
+            When the canary is not registered.
+        """
+
+        def work(cursor: Cursor) -> Rollout:
+            champion = _lock_champion(cursor, model)
+            if champion != stable:
+                raise StaleEpoch(f"{model}: expected the champion {stable} as stable version, found {champion}")
+            cursor.execute(query("insert_rollout"), {"model": model, "stable": stable, "canary": canary})
+            row = cursor.fetchone()
+            if row is None:
+                raise StaleEpoch(f"{model}: expected no open rollout, and none of {canary} before; found one")
+            rollout = _rollout(row)
+            _record(cursor, None, rollout, actor, "created", {})
+            return rollout
+
+        return self._database.run(work)
+
+    def transition(
+        self, old: Rollout, new: Rollout, actor: str, reason: str, evidence: Mapping[str, object]
+    ) -> Rollout:
+        """Replace `old` by `new` (its phase, stage, weight and stage start), note the event, move the alias
+        on promotion.
+
+        Returns `new` with its fresh epoch.
+
+        Raises
+        ------
+        StaleEpoch
+            When the rollout's epoch is not `old.epoch`, it is final, or its stable version is no longer the
+            champion it would replace. Nothing has changed then.
+        StoreError
+            When `new` is not a state of the same rollout.
+        """
+        if _identity(new) != _identity(old):
+            raise StoreError(f"rollout {old.id}: expected a new state of {_identity(old)}, got {_identity(new)}")
+
+        def work(cursor: Cursor) -> Rollout:
+            champion = _lock_champion(cursor, old.model)
+            cursor.execute(query("update_rollout"), {**msgspec.structs.asdict(new), "epoch": old.epoch})
+            row = cursor.fetchone()
+            if row is None:
+                raise StaleEpoch(
+                    f"rollout {old.id} of {old.model!r}: expected it open at epoch {old.epoch}, it moved on"
+                )
+            moved = _rollout(row)
+            if moved.phase is Phase.PROMOTED:
+                if champion != moved.stable:
+                    raise StaleEpoch(f"rollout {old.id}: expected the champion {moved.stable}, found {champion}")
+                _promote(cursor, moved, actor)
+            _record(cursor, old, moved, actor, reason, evidence)
+            return moved
+
+        return self._database.run(work)
+
+    def champion_epoch(self, model: ModelName) -> tuple[ModelVersion, Epoch] | None:
+        """The champion and the epoch at which it became that."""
+
+        def work(cursor: Cursor) -> tuple[ModelVersion, Epoch] | None:
+            cursor.execute(query("select_champion"), {"model": model})
+            row = cursor.fetchone()
+            return None if row is None else (ModelVersion(row[0]), Epoch(row[1]))
+
+        return self._database.run(work, idempotent=True)
+
+    def counts(self, rollout: Rollout, version: ModelVersion, stage: int) -> StageCounts:
+        """Sums of a version's variant windows in one stage of a rollout; zeros without any."""
+        values = {"model": rollout.model, "rollout_id": rollout.id, "version": version, "stage": stage}
+
+        def work(cursor: Cursor) -> StageCounts:
+            cursor.execute(query("sum_variant_windows"), values)
+            return StageCounts(*one(cursor))
+
+        return self._database.run(work, idempotent=True)
+
+    def _select(self, name: str, model: ModelName) -> Rollout | None:
+        def work(cursor: Cursor) -> Rollout | None:
+            cursor.execute(query(name), {"model": model})
+            row = cursor.fetchone()
+            return None if row is None else _rollout(row)
+
+        return self._database.run(work, idempotent=True)
+
+
+def _identity(rollout: Rollout) -> tuple[object, ...]:
+    return rollout.id, rollout.model, rollout.stable, rollout.canary, rollout.salt
+
+
+def _lock_champion(cursor: Cursor, model: ModelName) -> ModelVersion | None:
+    cursor.execute(query("lock_champion"), {"model": model})
+    row = cursor.fetchone()
+    return None if row is None else ModelVersion(row[0])
+
+
+def _promote(cursor: Cursor, rollout: Rollout, actor: str) -> None:
+    values = {"model": rollout.model, "version": rollout.canary, "epoch": rollout.epoch}
+    cursor.execute(query("move_champion"), values)
+    record_event(
+        cursor, rollout.model, rollout.canary, "promoted", actor,
+        epoch=rollout.epoch, rollout_id=rollout.id, replaced=rollout.stable,
+    )  # fmt: skip
+
+
+def _record(
+    cursor: Cursor, old: Rollout | None, new: Rollout, actor: str, reason: str, evidence: Mapping[str, object]
+) -> None:
+    cursor.execute(
+        query("insert_rollout_event"),
+        {
+            "rollout_id": new.id,
+            "model": new.model,
+            "epoch": new.epoch,
+            "from_phase": None if old is None else old.phase,
+            "to_phase": new.phase,
+            "from_stage": None if old is None else old.stage,
+            "to_stage": new.stage,
+            "weight_bp": new.weight_bp,
+            "actor": actor,
+            "reason": reason,
+            "evidence": msgspec.json.encode(dict(evidence)).decode(),
+        },
+    )
+
+
+def _rollout(row: tuple[Any, ...]) -> Rollout:
+    rollout_id, model, stable, canary, phase, stage, weight_bp, epoch, salt, created_at, stage_started_at = row
+    return Rollout(
+        rollout_id,
+        model,
+        stable,
+        canary,
+        Phase(phase),
+        stage,
+        weight_bp,
+        epoch,
+        salt,
+        created_at,
+        stage_started_at,
+    )

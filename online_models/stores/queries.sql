@@ -1,0 +1,349 @@
+-- Every statement of the PostgreSQL stores, by name; one sentence each. Loaded by `postgres.query`.
+--
+-- Rows are inserted in key order: two writers that share keys then wait for each other instead of deadlocking, and the
+-- pages of an index are met in order (a quarter of the cost of an insert, with random UUIDs).
+
+-- name: schema_version
+-- The version that the database is at, or NULL before the first migration.
+SELECT max(version) FROM schema_version;
+
+-- name: create_schema_version
+-- The table of applied migrations; run under the migration lock.
+CREATE TABLE IF NOT EXISTS schema_version (
+    version integer PRIMARY KEY,
+    applied_at timestamptz NOT NULL DEFAULT now()
+);
+
+-- name: lock_migration
+-- Wait until no other process migrates this database; held to the end of the transaction.
+SELECT pg_advisory_xact_lock(7305812649071);
+
+-- name: insert_schema_version
+-- Note that a migration is applied.
+INSERT INTO schema_version (version) VALUES (%(version)s);
+
+-- name: create_staging
+-- Where COPY puts a call's events, one session each; emptied in place at commit: TRUNCATE or DROP would make the commit wait for the disk.
+CREATE TEMPORARY TABLE IF NOT EXISTS staging (
+    event_id uuid, ts_ms bigint, type text, user_id text, item_id text, domain text, value double precision,
+    request_id text, position integer, model_version text, rollout_id bigint, propensity double precision,
+    features jsonb
+) ON COMMIT DELETE ROWS;
+
+-- name: commit_without_waiting
+-- Let this transaction's commit return before its WAL is on disk.
+SET LOCAL synchronous_commit = off;
+
+-- name: copy_staging
+-- Receive a call's events in COPY's text format.
+COPY staging FROM STDIN;
+
+-- name: insert_users
+-- Make users known, given in one order in every process so that two writers cannot deadlock.
+INSERT INTO users (user_id) SELECT unnest(%(users)s) ON CONFLICT DO NOTHING;
+
+-- name: copy_watch_history
+-- Receive watches in COPY's text format, none of which may be known.
+COPY watch_history (
+    event_id, ts_ms, user_id, item_id, domain, value,
+    request_id, position, model_version, rollout_id, propensity, features
+) FROM STDIN;
+
+-- name: copy_purchase_history
+-- Receive purchases in COPY's text format, none of which may be known.
+COPY purchase_history (
+    event_id, ts_ms, user_id, item_id, domain, value,
+    request_id, position, model_version, rollout_id, propensity, features
+) FROM STDIN;
+
+-- name: copy_impressions
+-- Receive impressions in COPY's text format, none of which may be known.
+COPY impressions (
+    event_id, ts_ms, user_id, item_id, domain, value,
+    request_id, position, model_version, rollout_id, propensity, features
+) FROM STDIN;
+
+-- name: copy_feedback
+-- Receive clicks, ratings and skips in COPY's text format, none of which may be known.
+COPY feedback (
+    event_id, ts_ms, type, user_id, item_id, domain, value,
+    request_id, position, model_version, rollout_id, propensity, features
+) FROM STDIN;
+
+-- name: insert_watch_history
+-- Add the staged watches that are not known yet.
+INSERT INTO watch_history (
+    event_id, ts_ms, user_id, item_id, domain, value,
+    request_id, position, model_version, rollout_id, propensity, features
+)
+SELECT
+    event_id, ts_ms, user_id, item_id, domain, value,
+    request_id, position, model_version, rollout_id, propensity, features
+FROM staging WHERE type = 'watch' ORDER BY event_id ON CONFLICT (event_id) DO NOTHING;
+
+-- name: insert_purchase_history
+-- Add the staged purchases that are not known yet.
+INSERT INTO purchase_history (
+    event_id, ts_ms, user_id, item_id, domain, value,
+    request_id, position, model_version, rollout_id, propensity, features
+)
+SELECT
+    event_id, ts_ms, user_id, item_id, domain, value,
+    request_id, position, model_version, rollout_id, propensity, features
+FROM staging WHERE type = 'purchase' ORDER BY event_id ON CONFLICT (event_id) DO NOTHING;
+
+-- name: insert_impressions
+-- Add the staged impressions that are not known yet.
+INSERT INTO impressions (
+    event_id, ts_ms, user_id, item_id, domain, value,
+    request_id, position, model_version, rollout_id, propensity, features
+)
+SELECT
+    event_id, ts_ms, user_id, item_id, domain, value,
+    request_id, position, model_version, rollout_id, propensity, features
+FROM staging WHERE type = 'impression' ORDER BY event_id ON CONFLICT (event_id) DO NOTHING;
+
+-- name: insert_feedback
+-- Add the staged clicks, ratings and skips that are not known yet.
+INSERT INTO feedback (
+    event_id, ts_ms, type, user_id, item_id, domain, value,
+    request_id, position, model_version, rollout_id, propensity, features
+)
+SELECT
+    event_id, ts_ms, type, user_id, item_id, domain, value,
+    request_id, position, model_version, rollout_id, propensity, features
+FROM staging WHERE type IN ('click', 'rating', 'skip') ORDER BY event_id ON CONFLICT (event_id) DO NOTHING;
+
+-- name: flush_wal
+-- Write a WAL record, so that the commit of this otherwise empty transaction flushes the WAL up to it.
+SELECT pg_logical_emit_message(true, 'penstock', 'flush');
+
+-- name: select_interactions
+-- What training reads: everything a user did with an item of a domain up to an event time, in time order.
+SELECT user_id, item_id, type, ts_ms, value, recommended, features
+FROM (
+    SELECT
+        user_id, item_id, 'watch' AS type, ts_ms, event_id, value,
+        request_id IS NOT NULL AS recommended, features::text AS features
+    FROM watch_history WHERE domain = %(domain)s AND ts_ms <= %(until_ms)s
+    UNION ALL
+    SELECT user_id, item_id, 'purchase', ts_ms, event_id, value, request_id IS NOT NULL, features::text
+    FROM purchase_history WHERE domain = %(domain)s AND ts_ms <= %(until_ms)s
+    UNION ALL
+    SELECT user_id, item_id, type, ts_ms, event_id, value, request_id IS NOT NULL, features::text
+    FROM feedback WHERE domain = %(domain)s AND ts_ms <= %(until_ms)s
+) AS event
+ORDER BY ts_ms, event_id;
+
+-- name: upsert_items
+-- Insert or replace catalogue entries.
+INSERT INTO items (domain, item_id, title, categories) VALUES %s
+ON CONFLICT (domain, item_id)
+DO UPDATE SET title = excluded.title, categories = excluded.categories, updated_at = now();
+
+-- name: select_items
+-- The catalogue of a domain by item id.
+SELECT item_id, title, categories FROM items WHERE domain = %(domain)s ORDER BY item_id;
+
+-- name: upsert_window_reports
+-- Insert or replace window reports.
+INSERT INTO window_reports (model, window_start_ms, window_end_ms, report) VALUES %s
+ON CONFLICT (model, window_start_ms, window_end_ms) DO UPDATE SET report = excluded.report;
+
+-- name: insert_drift_events
+-- Add drift events and trigger decisions that are not known yet.
+INSERT INTO drift_events (
+    id, kind, model, detector, feature, window_start_ms, window_end_ms, statistic, threshold, reason
+)
+VALUES %s ON CONFLICT (id) DO NOTHING;
+
+-- name: upsert_variant_windows
+-- Insert or replace the counts of versions in windows.
+INSERT INTO model_metrics (
+    model, version, rollout_id, stage, window_start_ms, window_end_ms,
+    users, successes, requests, hits, impressions, clicks
+)
+VALUES %s
+ON CONFLICT (model, version, rollout_id, stage, window_start_ms) DO UPDATE SET
+    window_end_ms = excluded.window_end_ms, users = excluded.users, successes = excluded.successes,
+    requests = excluded.requests, hits = excluded.hits, impressions = excluded.impressions, clicks = excluded.clicks;
+
+-- name: submit_job
+-- Queue a job unless its trigger has one or its model has an open one; returns the job of the trigger, if there is one.
+WITH queued AS (
+    INSERT INTO retrain_jobs (model, trigger_id, reason, payload)
+    VALUES (%(model)s, %(trigger_id)s, %(reason)s, %(payload)s::jsonb)
+    ON CONFLICT DO NOTHING
+    RETURNING id
+)
+SELECT id FROM queued
+UNION ALL
+SELECT id FROM retrain_jobs WHERE trigger_id = %(trigger_id)s
+LIMIT 1;
+
+-- name: bury_exhausted_jobs
+-- Give up the jobs whose next attempt would be one too many.
+UPDATE retrain_jobs
+SET state = 'dead', finished_at = now(), lease_until = NULL,
+    error = concat_ws('; ', error, 'gave up after ' || attempt || ' attempts')
+WHERE id IN (
+    SELECT id FROM retrain_jobs
+    WHERE attempt >= max_attempts
+        AND ((state = 'queued' AND not_before <= now()) OR (state = 'running' AND lease_until < now()))
+    FOR UPDATE SKIP LOCKED
+);
+
+-- name: claim_job
+-- Lease the oldest job that is due or whose lease ran out, under a fresh fencing token, passing over jobs that are being claimed.
+UPDATE retrain_jobs
+SET state = 'running', attempt = attempt + 1, lease_token = nextval('lease_token'), lease_owner = %(worker)s,
+    lease_until = now() + %(lease)s, heartbeat_at = now()
+WHERE id = (
+    SELECT id FROM retrain_jobs
+    WHERE attempt < max_attempts
+        AND ((state = 'queued' AND not_before <= now()) OR (state = 'running' AND lease_until < now()))
+    ORDER BY id
+    FOR UPDATE SKIP LOCKED
+    LIMIT 1
+)
+RETURNING id, model, trigger_id, reason, payload::text, attempt, max_attempts, lease_token, lease_until;
+
+-- name: extend_lease
+-- Prolong the lease of the token's holder.
+UPDATE retrain_jobs SET lease_until = now() + %(lease)s, heartbeat_at = now()
+WHERE id = %(id)s AND lease_token = %(token)s AND state = 'running';
+
+-- name: finish_job
+-- Move the token's job to a final state.
+UPDATE retrain_jobs SET state = %(state)s, error = %(error)s, lease_until = NULL, finished_at = now()
+WHERE id = %(id)s AND lease_token = %(token)s AND state = 'running';
+
+-- name: retry_job
+-- Queue the token's job again, not before a delay.
+UPDATE retrain_jobs SET state = 'queued', error = %(error)s, lease_until = NULL, not_before = now() + %(after)s
+WHERE id = %(id)s AND lease_token = %(token)s AND state = 'running';
+
+-- name: release_job
+-- Queue the token's job again at once, as if it had never been claimed.
+UPDATE retrain_jobs SET state = 'queued', lease_until = NULL, not_before = now(), attempt = attempt - 1
+WHERE id = %(id)s AND lease_token = %(token)s AND state = 'running';
+
+-- name: select_lease
+-- Who holds a job now.
+SELECT state, lease_token FROM retrain_jobs WHERE id = %(id)s;
+
+-- name: count_jobs
+-- How many jobs of one model, or of all, are in each state.
+SELECT state, count(*) FROM retrain_jobs WHERE %(model)s::text IS NULL OR model = %(model)s GROUP BY state;
+
+-- name: next_version
+-- A number that no lease and no version has used.
+SELECT nextval('lease_token');
+
+-- name: insert_version
+-- Register a version, unless it exists.
+INSERT INTO model_versions (model, version, manifest_sha256, manifest)
+VALUES (%(model)s, %(version)s, %(manifest_sha256)s, %(manifest)s::jsonb)
+ON CONFLICT (model, version) DO NOTHING;
+
+-- name: insert_registry_event
+-- Note what happened to a version.
+INSERT INTO registry_events (model, version, event, actor, detail)
+VALUES (%(model)s, %(version)s, %(event)s, %(actor)s, %(detail)s::jsonb);
+
+-- name: select_version
+-- One version.
+SELECT model, version, manifest_sha256, manifest::text, created_at
+FROM model_versions WHERE model = %(model)s AND version = %(version)s;
+
+-- name: select_versions
+-- All versions of a model, oldest first.
+SELECT model, version, manifest_sha256, manifest::text, created_at
+FROM model_versions WHERE model = %(model)s ORDER BY number;
+
+-- name: select_models
+-- Models with at least one version.
+SELECT DISTINCT model FROM model_versions ORDER BY model;
+
+-- name: select_champion
+-- The version behind the alias `champion`, and the epoch at which it became that.
+SELECT version, epoch FROM model_aliases WHERE model = %(model)s AND alias = 'champion';
+
+-- name: insert_champion
+-- Make a version the first champion of its model.
+INSERT INTO model_aliases (model, alias, version, epoch)
+VALUES (%(model)s, 'champion', %(version)s, nextval('epoch'))
+ON CONFLICT (model, alias) DO NOTHING
+RETURNING epoch;
+
+-- name: lock_champion
+-- Serialise what changes a model's champion or rollouts: epochs are then drawn in the order in which they become visible.
+SELECT version FROM model_aliases WHERE model = %(model)s AND alias = 'champion' FOR UPDATE;
+
+-- name: move_champion
+-- Put the promoted version behind the alias `champion`.
+UPDATE model_aliases SET version = %(version)s, epoch = %(epoch)s, updated_at = now()
+WHERE model = %(model)s AND alias = 'champion';
+
+-- name: select_open_rollout
+-- The model's rollout that is not final.
+SELECT id, model, stable, canary, phase, stage, weight_bp, epoch, salt, created_at, stage_started_at
+FROM rollouts WHERE model = %(model)s AND phase IN ('preparing', 'ramping', 'paused');
+
+-- name: select_latest_rollout
+-- The model's youngest rollout.
+SELECT id, model, stable, canary, phase, stage, weight_bp, epoch, salt, created_at, stage_started_at
+FROM rollouts WHERE model = %(model)s ORDER BY id DESC LIMIT 1;
+
+-- name: select_candidates
+-- Versions younger than the champion that no rollout has tried, oldest first.
+SELECT candidate.version FROM model_versions AS candidate
+WHERE candidate.model = %(model)s
+    AND candidate.number > coalesce(
+        (
+            SELECT champion.number FROM model_versions AS champion
+            INNER JOIN model_aliases AS alias ON alias.model = champion.model AND alias.version = champion.version
+            WHERE alias.model = %(model)s AND alias.alias = 'champion'
+        ),
+        -1
+    )
+    AND NOT EXISTS (
+        SELECT FROM rollouts WHERE rollouts.model = candidate.model AND rollouts.canary = candidate.version
+    )
+ORDER BY candidate.number;
+
+-- name: insert_rollout
+-- Begin a rollout, unless the model has an open one or had one of this canary.
+INSERT INTO rollouts (model, stable, canary, phase, stage, weight_bp, epoch, salt)
+VALUES (
+    %(model)s, %(stable)s, %(canary)s, 'preparing', -1, 0, nextval('epoch'),
+    replace(gen_random_uuid()::text, '-', '')
+)
+ON CONFLICT DO NOTHING
+RETURNING id, model, stable, canary, phase, stage, weight_bp, epoch, salt, created_at, stage_started_at;
+
+-- name: update_rollout
+-- Move an open rollout on, if nobody has moved it since it was read.
+UPDATE rollouts
+SET phase = %(phase)s, stage = %(stage)s, weight_bp = %(weight_bp)s, stage_started_at = %(stage_started_at)s,
+    epoch = nextval('epoch')
+WHERE id = %(id)s AND epoch = %(epoch)s AND phase IN ('preparing', 'ramping', 'paused')
+RETURNING id, model, stable, canary, phase, stage, weight_bp, epoch, salt, created_at, stage_started_at;
+
+-- name: insert_rollout_event
+-- Note a rollout's transition with its evidence.
+INSERT INTO rollout_events (
+    rollout_id, model, epoch, from_phase, to_phase, from_stage, to_stage, weight_bp, actor, reason, evidence
+)
+VALUES (
+    %(rollout_id)s, %(model)s, %(epoch)s, %(from_phase)s, %(to_phase)s, %(from_stage)s, %(to_stage)s,
+    %(weight_bp)s, %(actor)s, %(reason)s, %(evidence)s::jsonb
+);
+
+-- name: sum_variant_windows
+-- A version's counts in one stage of a rollout.
+SELECT
+    coalesce(sum(users), 0)::bigint, coalesce(sum(successes), 0)::bigint, coalesce(sum(requests), 0)::bigint,
+    coalesce(sum(hits), 0)::bigint, coalesce(sum(impressions), 0)::bigint, coalesce(sum(clicks), 0)::bigint
+FROM model_metrics
+WHERE model = %(model)s AND rollout_id = %(rollout_id)s AND version = %(version)s AND stage = %(stage)s;

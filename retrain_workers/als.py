@@ -1,0 +1,239 @@
+"""Implicit-feedback ALS, refitted from scratch by `implicit`: model, artifact files, and ranking by fold-in.
+
+- Confidence c = 1 + alpha · r, where r sums a user's decayed strengths with an item (Hu, Koren, Volinsky
+  2008): the same equations as the fold-in of serving and of the stream.
+- One thread, a seed, and ids in sorted order: the same data and settings give the same bytes.
+- Ranking is by fold-in even for users that the model knows: what is judged is what the stream job will serve.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Self
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+from implicit.cpu.als import AlternatingLeastSquares
+from implicit.recommender_base import ModelFitError
+from safetensors.numpy import load, save
+from scipy.sparse import csr_matrix
+from threadpoolctl import threadpool_limits
+
+from online_models import als
+from online_models.contracts.artifacts import GoldenQuery
+from online_models.contracts.ids import hash64
+from online_models.contracts.jobs import TrainAls
+from online_models.errors import ArtifactError, TrainingError
+from online_models.history import UserHistory
+from retrain_workers.datasets import Dataset, decayed_preferences, popular_rows
+from retrain_workers.evaluation import CUTOFF, Hashes, Popularity
+
+KIND: Final = "als"
+
+GOLDEN_QUERIES: Final = 5
+GOLDEN_HISTORY: Final = 10
+GOLDEN_GAP: Final = 1e-3
+"""Two scores closer than this share of the largest are not told apart."""
+
+F32 = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class AlsModel:
+    """Factors of the users and items that something positive is known of.
+
+    users, items, popular : ids in row order, and item ids best first
+    user_factors : (users, k); item_factors : (items, k)
+    hyperparameters : what a fold-in needs, and how the factors were found
+    """
+
+    users: Sequence[str]
+    items: Sequence[str]
+    popular: Sequence[str]
+    user_factors: F32
+    item_factors: F32
+    hyperparameters: Mapping[str, float]
+
+    def files(self) -> dict[str, bytes]:
+        """The artifact's files, without the manifest."""
+        tensors = {
+            "item_factors": self.item_factors,
+            "user_factors": self.user_factors,
+            "item_gramian": als.gramian(self.item_factors),
+            "user_gramian": als.gramian(self.user_factors),
+        }
+        return {
+            "factors.safetensors": save(tensors),
+            "items.json": msgspec.json.encode(self.items),
+            "users.json": msgspec.json.encode(self.users),
+            "popular.json": msgspec.json.encode(self.popular),
+        }
+
+    @classmethod
+    def of(cls, files: Mapping[str, bytes], hyperparameters: Mapping[str, float]) -> Self:
+        """The model in an artifact's verified files. Raises ArtifactError when they are not those of `files`."""
+        try:
+            tensors = load(files["factors.safetensors"])
+            users, items, popular = (
+                msgspec.json.decode(files[name], type=list[str])
+                for name in ("users.json", "items.json", "popular.json")
+            )
+            return cls(users, items, popular, tensors["user_factors"], tensors["item_factors"], hyperparameters)
+        except (KeyError, msgspec.DecodeError) as error:
+            raise ArtifactError(f"not the files of an {KIND} artifact: {error!r}") from error
+
+    def ranker(self) -> "AlsRanker":
+        """The model at work."""
+        return AlsRanker(self)
+
+    def golden(self, dataset: Dataset) -> list[GoldenQuery]:
+        """See `golden_queries`."""
+        return golden_queries(self, dataset)
+
+
+@dataclass(frozen=True, slots=True)
+class AlsTrainer:
+    """Fits `job` to a dataset; see `trainers.Trainer`."""
+
+    job: TrainAls
+    recency_half_life_events: float
+
+    def __post_init__(self) -> None:
+        """Refuse settings that cannot give a model."""
+        job = self.job
+        positive = min(job.factors, job.iterations, job.alpha, job.regularization, job.half_life_days) > 0
+        if not (positive and 0 < job.holdout_fraction < 1):
+            raise TrainingError(f"expected positive settings and a holdout fraction in (0, 1), got {job}")
+
+    @property
+    def kind(self) -> str:
+        """Of the artifact."""
+        return KIND
+
+    @property
+    def half_life_days(self) -> float:
+        """Of an event's weight, in event time."""
+        return self.job.half_life_days
+
+    @property
+    def holdout_fraction(self) -> float:
+        """Share of the positive events that the model is judged on."""
+        return self.job.holdout_fraction
+
+    @property
+    def until_ms(self) -> int | None:
+        """Event time that the data ends at."""
+        return self.job.until_ms
+
+    def fit(self, dataset: Dataset) -> AlsModel:
+        """See `fit`."""
+        return fit(dataset, self.job, self.recency_half_life_events)
+
+
+def fit(dataset: Dataset, job: TrainAls, recency_half_life_events: float) -> AlsModel:
+    """Factors of everything positive in the dataset.
+
+    min over X, Y of  Σ_ui c_ui (p_ui - x_u · y_i)² + lambda (Σ_u |x_u|² + Σ_i |y_i|²)
+    with c_ui = 1 + alpha · r_ui, and p_ui = 1 where r_ui > 0
+    """
+    preferences = decayed_preferences(dataset, job.half_life_days)
+    user_rows = np.flatnonzero(np.diff(preferences.indptr))
+    item_rows = np.flatnonzero(np.bincount(preferences.indices, minlength=len(dataset.items)))
+    preferences = preferences[user_rows][:, item_rows]
+    user_factors, item_factors = _factorize(preferences, job)
+    return AlsModel(
+        users=[dataset.users[row] for row in user_rows.tolist()],
+        items=[dataset.items[row] for row in item_rows.tolist()],
+        popular=[dataset.items[row] for row in popular_rows(dataset, job.half_life_days).tolist()],
+        user_factors=user_factors,
+        item_factors=item_factors,
+        hyperparameters={
+            "factors": job.factors,
+            "iterations": job.iterations,
+            "alpha": job.alpha,
+            "regularization": job.regularization,
+            "half_life_days": job.half_life_days,
+            "seed": job.seed,
+            "recency_half_life_events": recency_half_life_events,
+        },
+    )
+
+
+def _factorize(preferences: csr_matrix, job: TrainAls) -> tuple[F32, F32]:
+    confidence = preferences.copy()
+    confidence.data = 1 + np.float32(job.alpha) * preferences.data  # `implicit` takes c itself where p = 1
+    with threadpool_limits(1):
+        model = AlternatingLeastSquares(
+            factors=job.factors,
+            regularization=job.regularization,
+            iterations=job.iterations,
+            random_state=job.seed,
+            num_threads=1,
+        )
+        try:
+            model.fit(confidence, show_progress=False)
+        except ModelFitError as error:
+            raise TrainingError(f"the factors are not finite with {job}") from error
+    return np.ascontiguousarray(model.user_factors), np.ascontiguousarray(model.item_factors)
+
+
+class AlsRanker:
+    """Ranks by fold-in of the history; by popularity where the history holds no item of the model."""
+
+    def __init__(self, model: AlsModel) -> None:
+        self._factors = model.item_factors
+        self._gramian = als.gramian(model.item_factors)
+        self._index = als.ItemIndex.of(model.items)
+        self._hashes: Hashes = np.fromiter(map(hash64, model.items), np.uint64, len(model.items))
+        self._fold_in = als.FoldIn.of(model.hyperparameters)
+        self._popularity = Popularity(np.fromiter(map(hash64, model.popular), np.uint64, len(model.popular)))
+
+    def top(self, histories: Sequence[UserHistory], count: int) -> list[Hashes]:
+        """See `evaluation.Ranker`."""
+        vectors = als.fold_in_histories(histories, self._index, self._factors, self._gramian, self._fold_in)
+        return [
+            self._best(vector, history, count) if vector.any() else self._popularity.unseen(history, count)
+            for vector, history in zip(vectors, histories, strict=True)
+        ]
+
+    def _best(self, vector: F32, history: UserHistory, count: int) -> Hashes:
+        seen = self._index.rows(history.seen["item"])
+        return self._hashes[als.top_k(self._factors @ vector, count, seen)]
+
+
+def golden_queries(model: AlsModel, dataset: Dataset) -> list[GoldenQuery]:
+    """A few users' newest distinct items, oldest first, and the best other items by a fold-in of them.
+
+    Each item of a query counts as one event of strength 1. A list ends before the first two scores that rounding
+    on another machine could swap.
+    """
+    rows = als.ItemIndex.of(model.items).rows(dataset.item_hashes())  # (dataset items,)
+    queries: list[GoldenQuery] = []
+    for user in np.unique(dataset.user):
+        items = rows[dataset.item[(dataset.user == user) & (dataset.strength > 0)]]
+        query = _golden_query(model, _newest_distinct(items, GOLDEN_HISTORY))
+        if query.history and query.expected:
+            queries.append(query)
+        if len(queries) == GOLDEN_QUERIES:
+            break
+    return queries
+
+
+def _newest_distinct(items: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.int64]:
+    _, last = np.unique(items[::-1], return_index=True)
+    return items[np.sort(len(items) - 1 - last)][-count:]
+
+
+def _golden_query(model: AlsModel, history: npt.NDArray[np.int64]) -> GoldenQuery:
+    how = als.FoldIn.of(model.hyperparameters)
+    # c = 1 + alpha · 2^(-later / half-life)
+    weight = als.recency_weights(np.ones(len(history), np.float32), how.half_life_events)
+    confidence = (1 + how.alpha * weight).astype(np.float32)
+    bounds = np.array([0, len(history)])
+    Y = model.item_factors
+    vector = als.fold_in(bounds, history, confidence, Y, als.gramian(Y), how.regularization)[0]
+    scores = Y @ vector
+    expected = als.top_k(scores, CUTOFF + 1, history)
+    gaps = -np.diff(scores[expected])
+    clear = gaps > GOLDEN_GAP * np.abs(scores).max(initial=0)
+    return GoldenQuery(history.tolist(), expected[: int(np.cumprod(clear).sum())].tolist())

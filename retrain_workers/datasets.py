@@ -1,0 +1,209 @@
+"""Training data: one domain's stored interactions as numbered columns, their chronological split and sketches.
+
+- Users and items are numbered in the order of their sorted ids, so that the same events give the same matrix
+  anywhere.
+- The split is by time alone: everything in the history happened strictly before everything in the holdout.
+- The reference sketches count the newest events only, those that still weigh half or more in training: a
+  champion that was retrained after a shift must not be measured against the time before it.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+from scipy.sparse import csr_matrix
+
+from online_models.als import event_strength
+from online_models.contracts.artifacts import DataWindow, FeatureSketch
+from online_models.contracts.features import FeatureSpec
+from online_models.contracts.ids import hash64
+from online_models.errors import TrainingError
+from online_models.histograms import observe
+from online_models.ports import Interactions
+
+DAY_MS: Final = 86_400_000
+
+SKETCH_EVENTS: Final = 2_000
+"""A reference of fewer events than this, where there are more, would itself be noise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """Events as columns of one length n, oldest first.
+
+    users, items : sorted ids; what the numbers below count into
+    user, item : int32 (n,)
+    ts_ms : int64 (n,), event time
+    strength : float32 (n,), preference; 0 says only that the user has met the item
+    recommended : bool (n,), whether the event answers a recommendation
+    """
+
+    users: Sequence[str]
+    items: Sequence[str]
+    user: npt.NDArray[np.int32]
+    item: npt.NDArray[np.int32]
+    ts_ms: npt.NDArray[np.int64]
+    strength: npt.NDArray[np.float32]
+    recommended: npt.NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.ts_ms)
+
+    def take(self, rows: npt.NDArray[np.bool_]) -> "Dataset":
+        """The events where `rows` (n,) is true, under the same numbering."""
+        return replace(
+            self,
+            user=self.user[rows],
+            item=self.item[rows],
+            ts_ms=self.ts_ms[rows],
+            strength=self.strength[rows],
+            recommended=self.recommended[rows],
+        )
+
+    def item_hashes(self) -> npt.NDArray[np.uint64]:
+        """64-bit hashes of all items (items,), in row order."""
+        return np.fromiter(map(hash64, self.items), np.uint64, len(self.items))
+
+    def positive(self) -> "Dataset":
+        """The events that say something positive."""
+        return self.take(self.strength > 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """`history` lies strictly before `cut_ms`; `holdout` are the positive events from then on."""
+
+    history: Dataset
+    holdout: Dataset
+    cut_ms: int
+
+
+def dataset_of(interactions: Interactions) -> Dataset:
+    """The numbered columns of stored interactions."""
+    users, user = _numbered(interactions.user_id)
+    items, item = _numbered(interactions.item_id)
+    strength = event_strength(interactions.type, interactions.value)
+    return Dataset(users, items, user, item, interactions.ts_ms, strength.astype(np.float32), interactions.recommended)
+
+
+def _numbered(ids: Sequence[str]) -> tuple[list[str], npt.NDArray[np.int32]]:
+    names = sorted(set(ids))
+    number = {name: row for row, name in enumerate(names)}
+    return names, np.fromiter((number[name] for name in ids), np.int32, len(ids))
+
+
+def refuse_too_little(dataset: Dataset, min_positive_events: int, min_items: int) -> None:
+    """Raise TrainingError when the data hold no model. Permanent: a later trigger brings a later job."""
+    positive = dataset.positive()
+    items = len(np.unique(positive.item))
+    if len(positive) < min_positive_events or items < min_items:
+        raise TrainingError(
+            f"expected at least {min_positive_events} positive events on {min_items} items, "
+            f"got {len(positive)} on {items}"
+        )
+
+
+def split(dataset: Dataset, holdout_fraction: float, not_before_ms: int | None = None) -> Split:
+    """Cut the data in time so that about the last `holdout_fraction` of the positive events are held out.
+
+    Events at the very time of the cut are held out, all of them. With `not_before_ms` the holdout begins no
+    earlier: what a champion has been trained on is no test of it.
+
+    Raises
+    ------
+    TrainingError
+        When nothing positive would be left before the cut.
+
+    >>> column = np.arange(4)
+    >>> events = Dataset("ab", "xy", column % 2, column % 2, column * 10, np.ones(4, np.float32), column < 0)
+    >>> cut = split(events, 0.25)
+    >>> cut.cut_ms, cut.history.ts_ms.tolist(), cut.holdout.ts_ms.tolist()
+    (30, [0, 10, 20], [30])
+    """
+    times = np.sort(dataset.ts_ms[dataset.strength > 0])
+    if len(times) == 0:
+        raise TrainingError("expected positive events, got none")
+    cut_ms = int(times[min(int(len(times) * (1 - holdout_fraction)), len(times) - 1)])
+    if not_before_ms is not None:
+        cut_ms = max(cut_ms, not_before_ms)
+    if times[0] >= cut_ms:
+        raise TrainingError(f"expected positive events before the cut at {cut_ms} ms, got none")
+    late = dataset.ts_ms >= cut_ms
+    return Split(dataset.take(~late), dataset.take(late & (dataset.strength > 0)), cut_ms)
+
+
+def decayed_preferences(dataset: Dataset, half_life_days: float) -> csr_matrix:
+    """Preferences r_ui of all users and items, float32 CSR (users, items), old events decayed in event time.
+
+    r_ui = Σ_e strength_e · 2^(-(t_newest - t_e) / half-life), over the events e of user u with item i
+    """
+    positive = dataset.positive()
+    age_days = (positive.ts_ms.max(initial=0) - positive.ts_ms) / DAY_MS
+    weight = positive.strength * np.exp2(-age_days / half_life_days)
+    shape = (len(dataset.users), len(dataset.items))
+    return csr_matrix((weight.astype(np.float32), (positive.user, positive.item)), shape=shape)
+
+
+def popular_rows(dataset: Dataset, half_life_days: float) -> npt.NDArray[np.int64]:
+    """Item rows by decayed strength, most popular first, ties by id; only items with something positive."""
+    popularity = decayed_preferences(dataset, half_life_days).sum(axis=0, dtype=np.float64)
+    popularity = np.asarray(popularity).ravel()
+    order = np.argsort(-popularity, kind="stable")
+    return order[popularity[order] > 0]
+
+
+def window_of(interactions: Interactions) -> DataWindow:
+    """Which events these are: first and last event time, their number, and a hash of all that was read."""
+    times = interactions.ts_ms
+    start, end = (int(times.min()), int(times.max())) if len(times) else (0, 0)
+    return DataWindow(start, end, len(times), content_sha256(interactions))
+
+
+def content_sha256(interactions: Interactions) -> str:
+    """Hex SHA-256 of every column: two trainings on the same data say so."""
+    digest = hashlib.sha256()
+    for ids in (interactions.user_id, interactions.item_id):
+        digest.update(msgspec.json.encode(ids))
+    columns: tuple[npt.NDArray[Any], ...] = (interactions.type, interactions.ts_ms, interactions.value)
+    for column in columns:
+        digest.update(np.ascontiguousarray(column).tobytes())
+    digest.update(msgspec.json.encode(interactions.features, order="deterministic"))
+    return digest.hexdigest()
+
+
+def reference_sketches(
+    interactions: Interactions, domain: str, specs: Sequence[FeatureSpec], half_life_days: float
+) -> list[FeatureSketch]:
+    """Histograms of the domain's features over the newest events.
+
+    Those at most one half-life older than the newest, or the newest `SKETCH_EVENTS` if these reach back further.
+    """
+    n = len(interactions)
+    newest_ms = int(interactions.ts_ms[-1]) if n else 0
+    young = int(np.searchsorted(interactions.ts_ms, newest_ms - half_life_days * DAY_MS))
+    start = min(young, max(n - SKETCH_EVENTS, 0))
+    item_hash = np.fromiter(map(hash64, interactions.item_id[start:]), np.uint64, n - start)
+    return [
+        FeatureSketch(spec, _sketch(spec, interactions, start, item_hash))
+        for spec in specs
+        if not spec.domains or domain in spec.domains
+    ]
+
+
+def _sketch(spec: FeatureSpec, interactions: Interactions, start: int, item_hash: npt.NDArray[np.uint64]) -> list[int]:
+    counts = observe(
+        spec,
+        type=interactions.type[start:],
+        ts_ms=interactions.ts_ms[start:],
+        value=interactions.value[start:],
+        item_hash=item_hash,
+        features=interactions.features[start:],
+        pane=np.zeros(len(item_hash), np.int64),
+        panes=1,
+    )
+    row: list[int] = counts[0].tolist()
+    return row

@@ -1,0 +1,140 @@
+"""From a trained candidate to an artifact directory, and from there to the registry.
+
+- A job's candidate is written by its training process and registered by the queue, in the transaction that
+  finishes the job under its fencing token: an artifact without a row is an orphan that nobody reads, never
+  the reverse.
+- Orphans are what killed workers left: idle workers remove those that a younger version has overtaken and a day has
+  passed over. So a worker on an empty or an older database removes nothing that this database does not know of.
+- A candidate's version is named after the lease that made it, so two holders of one job never write the same
+  directory.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from importlib.metadata import PackageNotFoundError, version
+from typing import Final
+
+from online_models.contracts.artifacts import DataWindow, FeatureSketch, GoldenQuery, Manifest
+from online_models.contracts.features import spec_hash
+from online_models.contracts.ids import ModelName, ModelVersion
+from online_models.contracts.jobs import RetrainJob, version_of
+from online_models.ports import ArtifactStore, ModelRegistry
+
+ORPHAN_AGE: Final = timedelta(days=1)
+"""An artifact that nobody has registered for so long has no worker any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """What a trainer made and the gate let through: the artifact's files and what its manifest says of them."""
+
+    kind: str
+    files: Mapping[str, bytes]
+    hyperparameters: Mapping[str, float]
+    metrics: Mapping[str, float]
+    data_window: DataWindow
+    sketches: Sequence[FeatureSketch]
+    golden: Sequence[GoldenQuery]
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """An artifact that is written and waits for its fenced registration."""
+
+    manifest: Manifest
+    manifest_sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The gate let no candidate through, for this reason; a finished job, not a failed one."""
+
+    reason: str
+
+
+def code_version() -> str:
+    """The installed version of Penstock; `unknown` when it runs from a tree that is not installed."""
+    try:
+        return version("penstock")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def manifest_of(candidate: Candidate, job: RetrainJob, parent: ModelVersion | None, created_at: datetime) -> Manifest:
+    """The manifest of a job's candidate, its `files` still to be filled in by the artifact store.
+
+    parent : the champion that the candidate was compared with, or would have been, had its artifact been whole
+    """
+    return Manifest(
+        model=job.model,
+        version=version_of(job.token),
+        kind=candidate.kind,
+        created_at=created_at.isoformat(),
+        files=[],
+        hyperparameters=dict(candidate.hyperparameters),
+        metrics=dict(candidate.metrics),
+        data_window=candidate.data_window,
+        sketches=list(candidate.sketches),
+        feature_spec_hash=spec_hash([sketch.feature for sketch in candidate.sketches]),
+        golden=list(candidate.golden),
+        parent=parent,
+        job_id=int(job.id),
+        code_version=code_version(),
+    )
+
+
+def prepare(
+    artifacts: ArtifactStore,
+    candidate: Candidate,
+    job: RetrainJob,
+    parent: ModelVersion | None,
+    created_at: datetime,
+) -> Prepared:
+    """Write the artifact, whole or not at all. Raises ArtifactError when this lease has written one already."""
+    manifest, sha256 = artifacts.write(manifest_of(candidate, job, parent, created_at), candidate.files)
+    return Prepared(manifest, sha256)
+
+
+def publish_candidate(
+    artifacts: ArtifactStore,
+    registry: ModelRegistry,
+    manifest: Manifest,
+    files: Mapping[str, bytes],
+    actor: str,
+) -> Manifest:
+    """Write and register a version that no job made (an import, a planted one); not gated, not idempotent.
+
+    manifest : its `version` comes from `registry.new_version()`; its `files` are filled in here
+    Returns the manifest as written. Raises ArtifactError or StoreError when the version exists.
+    """
+    written, sha256 = artifacts.write(manifest, files)
+    registry.register(written, sha256, actor)
+    return written
+
+
+def discard(artifacts: ArtifactStore, registry: ModelRegistry, job: RetrainJob) -> None:
+    """Drop what a lost lease has written. Idempotent.
+
+    Not when it is registered: then the publication did happen, and only its answer was lost.
+    """
+    made = version_of(job.token)
+    if registry.version(job.model, made) is None:
+        artifacts.discard(job.model, made)
+
+
+def remove_orphans(
+    artifacts: ArtifactStore, registry: ModelRegistry, now: datetime
+) -> list[tuple[ModelName, ModelVersion]]:
+    """Remove artifacts that were never registered: older than `ORPHAN_AGE` at `now` (aware) and than the newest registered
+    version of their model. Idempotent. Returns what was removed."""
+    removed = []
+    for model in registry.models():
+        registered = registry.versions(model)
+        known = {each.version for each in registered}
+        moment = min(now - ORPHAN_AGE, max(each.created_at for each in registered))
+        orphans = [made for made in artifacts.written_before(model, moment) if made not in known]
+        for orphan in orphans:
+            artifacts.discard(model, orphan)
+        removed += [(model, orphan) for orphan in orphans]
+    return removed

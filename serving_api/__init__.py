@@ -1,0 +1,1 @@
+"""The serving process: the recommendation API and the rollout controller."""

@@ -1,0 +1,252 @@
+"""What one serving process knows of its models, by polling: routes, versions, new items, popularity, titles.
+
+- A request takes one frozen `ModelState` and works with that alone: one route and one set of versions.
+- Whatever a store does not answer stays as it was last known, and `missing` says so.
+- A route of a smaller epoch, or none after there was one, is Redis that lost data: the last good one is kept
+  until the controller has written it again.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Final
+
+from online_models.contracts.events import Item
+from online_models.contracts.ids import ModelName, ModelVersion
+from online_models.contracts.rollouts import Route
+from online_models.errors import PenstockError, StoreUnavailable
+from online_models.ports import (
+    ArtifactStore,
+    InteractionStore,
+    ModelRegistry,
+    RouteStore,
+    StreamReads,
+)
+from serving_api.instruments import Instruments
+from serving_api.model_cache import LoadedVersion, ModelCache
+from serving_api.retrieval import NewItems, RankedList
+
+log: Final = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ServedVersion:
+    """A loaded version and the items that came after it."""
+
+    loaded: LoadedVersion
+    new_items: NewItems
+
+
+@dataclass(frozen=True, slots=True)
+class ModelState:
+    """One model as this process knows it at one moment.
+
+    popular : the stream's list, empty while it has none; catalogue : item id -> entry, in the order of ids
+    """
+
+    model: ModelName
+    route: Route | None = None
+    versions: Mapping[ModelVersion, ServedVersion] = field(default_factory=dict)
+    popular: RankedList = field(default_factory=lambda: RankedList.of([]))
+    catalogue: Mapping[str, Item] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ReaderStores:
+    """What a reader polls."""
+
+    routes: RouteStore
+    stream: StreamReads
+    registry: ModelRegistry
+    artifacts: ArtifactStore
+    interactions: InteractionStore
+
+
+@dataclass(frozen=True, slots=True)
+class ReaderTimes:
+    """catalogue_refresh : least time between two reads of a catalogue
+    retire : how long a version that no route names stays warm
+    """
+
+    catalogue_refresh: timedelta
+    retire: timedelta
+
+
+class Reader:
+    """Polls the stores on a thread of its own; everything that requests use is replaced whole."""
+
+    def __init__(
+        self,
+        reader_id: str,
+        models: Sequence[ModelName],
+        stores: ReaderStores,
+        times: ReaderTimes,
+        instruments: Instruments,
+        clock: Callable[[], datetime],
+    ) -> None:
+        self.reader_id = reader_id
+        self._stores = stores
+        self._times = times
+        self._instruments = instruments
+        self._clock = clock
+        self._states = {model: ModelState(model) for model in models}
+        self._caches = {model: self._cache(model) for model in models}
+        self._catalogue_read_at: dict[ModelName, float] = {}
+        self._unknown_items: set[ModelName] = set()
+        self._awaited = {"redis", "postgres"}
+        self._down: dict[str, str] = {}
+
+    def state(self, model: ModelName) -> ModelState:
+        """The model as known now. Raises KeyError for a model that is not served."""
+        return self._states[model]
+
+    @property
+    def redis_answers(self) -> bool:
+        """Whether Redis answered the last poll."""
+        return "redis" not in self._down and "redis" not in self._awaited
+
+    def degraded(self) -> list[str]:
+        """What the last poll did not get: silent stores, and single models that failed."""
+        return [f"{what}: {reason}" for what, reason in self._down.items()]
+
+    def missing(self) -> list[str]:
+        """What keeps this process from serving: stores that have never answered, and versions that are not loaded."""
+        return [f"{store}: has not answered yet" for store in sorted(self._awaited)] + [
+            f"{state.model} {version}: {self._absence(state.model, version)}"
+            for state in self._states.values()
+            for version in versions_of(state.route)
+            if version not in state.versions
+        ]
+
+    def want_titles(self, model: ModelName) -> None:
+        """Say that an item without a catalogue entry was served: the catalogue is read again soon."""
+        self._unknown_items.add(model)
+
+    def poll(self) -> None:
+        """One pass over all models. What fails is logged, counted, and left as it was."""
+        self._attempt("versions", self._sync_versions)
+        # Redis before PostgreSQL: one that hangs must not make this reader look dead.
+        self._attempt("redis", self._poll_redis)
+        self._attempt("versions", self._sync_versions)
+        self._attempt("postgres", self._poll_postgres)
+
+    def settle(self) -> None:
+        """Poll until the versions of the present routes are loaded or refused."""
+        self.poll()
+        for cache in self._caches.values():
+            cache.settle()
+        self.poll()
+
+    def run(self, stop: threading.Event, poll_seconds: float) -> None:
+        """Poll until `stop` is set."""
+        while not stop.wait(poll_seconds):
+            self.poll()
+
+    def close(self) -> None:
+        """Stop loading versions."""
+        for cache in self._caches.values():
+            cache.close()
+
+    def _cache(self, model: ModelName) -> ModelCache:
+        refused = self._instruments.artifacts_refused.labels(model)
+        retire_seconds = self._times.retire.total_seconds()
+        return ModelCache(model, self._stores.artifacts, self._stores.registry, retire_seconds, refused.inc)
+
+    def _attempt(self, store: str, part: Callable[[ModelName], None]) -> None:
+        """One part of a poll for every model; one that fails does not stop the others, a silent store does."""
+        for model in list(self._states):
+            try:
+                part(model)
+            except StoreUnavailable as error:
+                self._failed(store, store, error)
+                return
+            except Exception as error:  # noqa: BLE001 - the boundary of a tick: the next one tries again
+                self._failed(f"{store} {model}", store, error)
+            else:
+                self._answered(f"{store} {model}")
+        self._awaited.discard(store)
+        self._answered(store)
+
+    def _failed(self, what: str, store: str, error: Exception) -> None:
+        if what not in self._down:
+            expected = isinstance(error, PenstockError)
+            log.warning("poll_failed what=%r error=%s", what, error, exc_info=not expected)
+        self._down[what] = str(error) or type(error).__name__
+        self._instruments.poll_failures.labels(store).inc()
+
+    def _answered(self, what: str) -> None:
+        if self._down.pop(what, None) is not None:
+            log.info("poll_answered what=%r", what)
+
+    def _poll_redis(self, model: ModelName) -> None:
+        self._poll_route(model)
+        self._report(model)
+        self._poll_stream(model)
+
+    def _poll_postgres(self, model: ModelName) -> None:
+        self._stores.registry.models()
+        if self._catalogue_is_due(model):
+            items = self._stores.interactions.items(model)
+            self._catalogue_read_at[model] = time.monotonic()
+            self._unknown_items.discard(model)
+            self._states[model] = replace(self._states[model], catalogue={item.item_id: item for item in items})
+
+    def _poll_route(self, model: ModelName) -> None:
+        state, route = self._states[model], self._stores.routes.route(model)
+        if route is not None and (state.route is None or route.epoch > state.route.epoch):
+            log.info("route_changed model=%s epoch=%d document=%s", model, route.epoch, route)
+            self._instruments.epoch.labels(model).set(route.epoch)
+            self._states[model] = replace(state, route=route)
+
+    def _catalogue_is_due(self, model: ModelName) -> bool:
+        read_at = self._catalogue_read_at.get(model)
+        if read_at is None:
+            return True
+        wanted = model in self._unknown_items or not self._states[model].catalogue
+        return wanted and time.monotonic() - read_at >= self._times.catalogue_refresh.total_seconds()
+
+    def _sync_versions(self, model: ModelName) -> None:
+        state, cache = self._states[model], self._caches[model]
+        cache.sync(versions_of(state.route), time.monotonic())
+        served = {v: self._served(state, held) for v, held in cache.loaded().items()}
+        self._states[model] = replace(state, versions=served)
+
+    def _served(self, state: ModelState, loaded: LoadedVersion) -> ServedVersion:
+        before = state.versions.get(loaded.version)
+        return before if before and before.loaded is loaded else ServedVersion(loaded, NewItems.of({}, loaded))
+
+    def _poll_stream(self, model: ModelName) -> None:
+        state = self._states[model]
+        popular = self._stores.stream.popular(model)
+        if popular and popular != state.popular.ids:
+            state = replace(state, popular=RankedList.of(popular))
+        served = {v: self._with_new_items(model, version) for v, version in state.versions.items()}
+        self._states[model] = replace(state, versions=served)
+
+    def _with_new_items(self, model: ModelName, served: ServedVersion) -> ServedVersion:
+        vectors = self._stores.stream.new_items(model, served.loaded.version)
+        if not vectors and not served.new_items.ids:
+            return served
+        return ServedVersion(served.loaded, NewItems.of(vectors, served.loaded))
+
+    def _report(self, model: ModelName) -> None:
+        """Say what is held, then that this reader lives: it is never seen alive without its statuses."""
+        for version in versions_of(self._states[model].route):
+            status = self._caches[model].status(version)
+            if status is not None:
+                self._stores.routes.put_status(model, self.reader_id, status)
+        self._stores.routes.heartbeat(model, self.reader_id, self._clock())
+
+    def _absence(self, model: ModelName, version: ModelVersion) -> str:
+        status = self._caches[model].status(version)
+        return f"refused: {status.error}" if status is not None and status.error else "not loaded yet"
+
+
+def versions_of(route: Route | None) -> list[ModelVersion]:
+    """The versions that a route names, stable first."""
+    if route is None:
+        return []
+    return [route.stable] if route.canary is None else [route.stable, route.canary]

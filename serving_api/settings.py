@@ -1,0 +1,84 @@
+"""Settings of the API and of the rollout controller: `[serving]`, environment prefix `PENSTOCK_SERVING_`."""
+
+from datetime import timedelta
+from itertools import pairwise
+from typing import ClassVar, Self
+
+from pydantic import Field, model_validator
+from pydantic_settings import SettingsConfigDict
+
+from online_models.settings import Settings
+
+
+class ServingSettings(Settings):
+    """How recommendations are answered, and how a candidate reaches users.
+
+    host, port : where the API listens
+    domains : the domains that are served, each by the model of its name
+    default_k, max_k : items in an answer when `k` is not given; most that may be asked for
+    max_body_bytes : a larger request body is refused (413)
+    earliest : events before this RFC 3339 time are refused
+    future_skew_seconds : events later than the clock by more are refused
+    allow_event_time : let requests give their event time as `at`; for simulations only
+    poll_seconds : how often routes, new items and popularity are read, and readiness is reported
+    redis_timeout_seconds : a read that takes longer is answered from what the process holds
+    catalogue_refresh_seconds : least time between two reads of the catalogue for titles
+    retire_seconds : a version that no route names any more is kept warm for so long
+    control_seconds : pause between two ticks of the rollout controller
+    stage_percents : share of users on the canary, stage by stage
+    holdback_percent : users who stay on stable in the last stage, so that it too can be judged
+    stage_min_requests, stage_min_stable_requests : requests of each arm before a stage may pass
+    stage_min_seconds, stage_max_seconds : shortest duration of a stage; longest before it is called overdue
+    gate_alpha, gate_tolerated_harm, gate_smallest_effect, gate_margin, gate_breaker_ratio, gate_breaker_requests : see
+        `analysis.GateConfig`
+    """
+
+    section: ClassVar[str] = "serving"
+    model_config = SettingsConfigDict(frozen=True, extra="forbid", env_prefix="PENSTOCK_SERVING_")
+
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=0, lt=65_536)
+    domains: tuple[str, ...] = Field(("movies", "products"), min_length=1)
+    default_k: int = Field(10, ge=1)
+    max_k: int = Field(100, ge=1)
+    max_body_bytes: int = Field(1_048_576, gt=0)
+    earliest: str = "1990-01-01T00:00:00Z"
+    future_skew_seconds: int = Field(300, ge=0)
+    allow_event_time: bool = False
+    poll_seconds: float = Field(1.0, gt=0)
+    redis_timeout_seconds: float = Field(0.25, gt=0)
+    catalogue_refresh_seconds: float = Field(5.0, ge=0)
+    retire_seconds: float = Field(300.0, ge=0)
+    control_seconds: float = Field(2.0, gt=0)
+    stage_percents: tuple[float, ...] = (5.0, 25.0, 50.0, 75.0, 100.0)
+    holdback_percent: float = Field(2.0, gt=0, lt=50)
+    stage_min_requests: int = Field(500, ge=1)
+    stage_min_stable_requests: int = Field(100, ge=1)
+    stage_min_seconds: float = Field(60.0, ge=0)
+    stage_max_seconds: float = Field(86_400.0, gt=0)
+    gate_alpha: float = Field(0.05, gt=0, lt=1)
+    gate_tolerated_harm: float = Field(0.0, ge=0, lt=1)
+    gate_smallest_effect: float = Field(0.2, gt=0, lt=1)
+    gate_margin: float = Field(0.1, ge=0, lt=1)
+    gate_breaker_ratio: float = Field(0.5, gt=0, lt=1)
+    gate_breaker_requests: int = Field(300, ge=1)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.default_k > self.max_k:
+            raise ValueError(f"default_k {self.default_k} is above max_k {self.max_k}")
+        percents = self.stage_percents
+        rising = all(low < high for low, high in pairwise(percents))
+        if not percents or not rising or percents[0] <= 0 or percents[-1] > 100:
+            raise ValueError(f"stage_percents: expected rising shares within (0, 100], got {percents}")
+        return self
+
+    @property
+    def stage_shortest(self) -> timedelta:
+        """Least duration of a stage."""
+        return timedelta(seconds=self.stage_min_seconds)
+
+    @property
+    def stage_longest(self) -> timedelta:
+        """Duration after which a stage is overdue."""
+        return timedelta(seconds=self.stage_max_seconds)

@@ -1,0 +1,252 @@
+"""Vectors, histories and routes on a real Redis."""
+
+import random
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+import redis
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from online_models import history
+from online_models.contracts import keys
+from online_models.contracts.ids import ItemId, ModelName, ModelVersion, UserId
+from online_models.contracts.rollouts import ReaderStatus, Route
+from online_models.errors import StoreError, StoreUnavailable
+from online_models.history import ENTRY, SEEN, UserHistory
+from online_models.ports import EmbeddingUpdate, Vector, VersionUpdate
+from online_models.stores import redis as store
+from online_models.stores.redis import RedisEmbeddings, RedisRoutes
+from tests.samples import MOVIES, SHA256
+
+V1, V12 = ModelVersion("v1"), ModelVersion("v12")
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+@pytest.fixture
+def client(redis_url: str) -> redis.Redis:
+    return store.connect(redis_url)
+
+
+def vector(seed: int, k: int = 8) -> Vector:
+    return np.random.default_rng(seed).normal(size=k).astype(np.float32)
+
+
+def history_of(*times: int) -> UserHistory:
+    recent = np.array([(ts, ts, 7, 1.0) for ts in times], ENTRY)
+    return history.merge(history.EMPTY, recent, np.array([(ts, ts) for ts in times], SEEN))
+
+
+def update(position: int, users: int = 3, version: ModelVersion = V1) -> EmbeddingUpdate:
+    names = [UserId(f"user {n}") for n in range(users)]
+    return EmbeddingUpdate(
+        model=MOVIES,
+        run_id="run",
+        source="part:0",
+        position=position,
+        histories={name: history_of(1, 2, position + 3) for name in names},
+        versions=[
+            VersionUpdate(
+                version,
+                users={name: (position, vector(n)) for n, name in enumerate(names)},
+                items={ItemId("new"): (position, vector(99))},
+                equations={ItemId("new"): np.arange(72, dtype=np.float32).reshape(8, 9)},
+            )
+        ],
+        popularity={ItemId("ä"): (2.5, 1_767_225_600_000)},
+        popular=[ItemId("ä"), ItemId("b")],
+    )
+
+
+@given(version=st.integers(-(2**63), 2**63 - 1), body=arrays(np.float32, st.integers(0, 20)))
+def test_a_vector_survives_its_coding_bit_for_bit(version: int, body: Vector) -> None:
+    raw = store.encode_vector(version, body)
+    assert len(raw) == 8 + 4 * len(body)
+    decoded_version, decoded = store.decode_vector(raw)
+    assert decoded_version == version
+    assert decoded.tobytes() == body.tobytes()
+
+
+def test_a_vector_is_little_endian_on_every_machine() -> None:
+    assert store.encode_vector(1, np.array([1.0], np.float32)) == b"\x01" + bytes(7) + b"\x00\x00\x80\x3f"
+    assert store.encode_vector(0, np.array([1.0], ">f4")).endswith(b"\x00\x00\x80\x3f")
+
+
+@pytest.mark.parametrize("raw", [b"", b"1234567", bytes(11)])
+def test_a_torn_vector_is_refused(raw: bytes) -> None:
+    with pytest.raises(StoreError, match="a vector"):
+        store.decode_vector(raw)
+
+
+def test_torn_equations_and_popularity_are_refused() -> None:
+    with pytest.raises(StoreError, match="normal equations"):
+        store.decode_equations(bytes(4 * 7))
+    with pytest.raises(StoreError, match="a popularity"):
+        store.decode_popularity(bytes(15))
+
+
+def test_an_update_is_read_back(client: redis.Redis) -> None:
+    embeddings = RedisEmbeddings(client)
+    assert embeddings.applied_position(MOVIES, "run", "part:0") == -1
+    change = update(5)
+    assert embeddings.apply(change) == 4
+    assert embeddings.applied_position(MOVIES, "run", "part:0") == 5
+    assert embeddings.applied_position(MOVIES, "other run", "part:0") == -1
+    assert embeddings.popularity(MOVIES) == change.popularity
+    np.testing.assert_array_equal(
+        embeddings.equations(MOVIES, V1)[ItemId("new")], np.arange(72, dtype=np.float32).reshape(8, 9)
+    )
+    known, unknown = embeddings.histories(MOVIES, [UserId("user 1"), UserId("nobody")])
+    np.testing.assert_array_equal(known.recent, history_of(1, 2, 8).recent)
+    assert unknown is history.EMPTY
+    assert embeddings.histories(MOVIES, []) == []
+    assert client.get(keys.popular_items(MOVIES)) == '["ä","b"]'.encode()
+
+
+def test_vectors_lie_where_the_reader_looks(client: redis.Redis) -> None:
+    RedisEmbeddings(client).apply(update(5))
+    raw = client.get(keys.user_vector(MOVIES, V1, "user 2"))
+    assert isinstance(raw, bytes)
+    version, found = store.decode_vector(raw)
+    assert version == 5
+    np.testing.assert_array_equal(found, vector(2))
+    item = client.hget(keys.new_items(MOVIES, V1), "new")
+    assert isinstance(item, bytes)
+    np.testing.assert_array_equal(store.decode_vector(item)[1], vector(99))
+
+
+def test_more_vectors_than_one_command_takes_are_all_written(client: redis.Redis) -> None:
+    embeddings = RedisEmbeddings(client)
+    assert embeddings.apply(update(0, users=2345)) == 2346
+    found = embeddings.histories(MOVIES, [UserId(f"user {n}") for n in range(2345)])
+    assert all(known.version_ms == 3 for known in found)
+
+
+def test_an_update_costs_a_command_per_thousand_vectors_not_one_each(client: redis.Redis) -> None:
+    before = commands(client)
+    RedisEmbeddings(client).apply(update(0, users=2000))
+    after = commands(client)
+    calls = {name: after[name] - before.get(name, 0) for name in after}
+    assert calls["mset"] == 4  # two of histories, two of vectors
+    assert calls["exec"] == 1
+    assert calls.get("set") == 2  # the popular items and the position
+
+
+def test_a_position_is_kept_for_a_week(client: redis.Redis) -> None:
+    RedisEmbeddings(client).apply(update(0))
+    ttl = client.ttl(keys.applied_position(MOVIES, "run", "part:0"))
+    assert 7 * 86_400 - 60 < ttl <= 7 * 86_400
+
+
+def test_an_update_that_redis_refuses_is_an_error_that_names_the_cause(client: redis.Redis) -> None:
+    client.set(keys.popularity(MOVIES), "not a hash")
+    with pytest.raises(StoreError, match="WRONGTYPE"):
+        RedisEmbeddings(client).apply(update(0))
+
+
+def test_dropping_a_version_leaves_its_neighbours(client: redis.Redis) -> None:
+    embeddings = RedisEmbeddings(client)
+    for version in (V1, V12):
+        embeddings.apply(update(0, users=1200, version=version))
+    odd = ModelName("mo*ies")
+    client.set(keys.user_vector(odd, V1, "u"), b"")
+    assert embeddings.drop_version(odd, V1) == 1
+    assert embeddings.drop_version(MOVIES, V1) == 1202
+    assert embeddings.drop_version(MOVIES, V1) == 0
+    assert embeddings.equations(MOVIES, V1) == {}
+    assert len(embeddings.equations(MOVIES, V12)) == 1
+    assert embeddings.applied_position(MOVIES, "run", "part:0") == 0
+
+
+def route(epoch: int) -> Route:
+    return Route(epoch, V1, V12, 500, "salt", 3, 0)
+
+
+def test_a_route_is_replaced_only_by_a_larger_epoch(client: redis.Redis) -> None:
+    routes = RedisRoutes(client)
+    assert routes.route(MOVIES) is None
+    assert routes.put_route(MOVIES, route(5))
+    assert not routes.put_route(MOVIES, Route(5, V12))
+    assert not routes.put_route(MOVIES, Route(4, V12))
+    assert routes.route(MOVIES) == route(5)
+    assert routes.put_route(MOVIES, Route(10, V12))
+    assert routes.route(MOVIES) == Route(10, V12)
+
+
+def test_epochs_are_compared_as_numbers_up_to_2_to_the_53(client: redis.Redis) -> None:
+    routes = RedisRoutes(client)
+    largest = 2**53 - 1
+    for epoch, replaced in ((9, True), (10, True), (largest - 1, True), (largest, True), (largest - 1, False)):
+        assert routes.put_route(MOVIES, route(epoch)) is replaced
+
+
+def test_under_racing_writers_a_reader_never_sees_the_epoch_fall(redis_url: str) -> None:
+    epochs = list(range(300))
+
+    def write(seed: int) -> int:
+        routes = RedisRoutes(store.connect(redis_url))
+        shuffled = random.Random(seed).sample(epochs, len(epochs))
+        return sum(routes.put_route(MOVIES, route(epoch)) for epoch in shuffled)
+
+    reader = RedisRoutes(store.connect(redis_url))
+    seen = [-1]
+    with ThreadPoolExecutor(3) as pool:
+        writing = [pool.submit(write, seed) for seed in range(3)]
+        while not all(future.done() for future in writing):
+            current = reader.route(MOVIES)
+            seen.append(-1 if current is None else current.epoch)
+    final = reader.route(MOVIES)
+    assert final is not None
+    assert final.epoch == epochs[-1]
+    assert seen == sorted(seen)
+    assert sum(future.result() for future in writing) >= 3
+
+
+def test_a_route_that_is_no_route_is_an_error(client: redis.Redis) -> None:
+    client.hset(keys.route(MOVIES), mapping={"epoch": 1, "document": "{}"})
+    with pytest.raises(StoreError, match="expected a Route"):
+        RedisRoutes(client).route(MOVIES)
+
+
+def test_the_status_of_every_living_reader_is_told(client: redis.Redis) -> None:
+    routes = RedisRoutes(client)
+    assert routes.statuses(MOVIES, V1, NOW) == {}
+    ready = ReaderStatus(V1, ready=True, manifest_sha256=SHA256)
+    refused = ReaderStatus(V1, ready=False, error="expected 3 bytes, found 2")
+    for reader, age in (("a", 0), ("b", 14), ("c", 15), ("dead", 16)):
+        routes.heartbeat(MOVIES, reader, NOW - timedelta(seconds=age))
+    routes.put_status(MOVIES, "a", ready)
+    routes.put_status(MOVIES, "b", refused)
+    routes.put_status(MOVIES, "c", ReaderStatus(V12, ready=True))
+    routes.put_status(MOVIES, "dead", ready)
+    assert routes.statuses(MOVIES, V1, NOW) == {"a": ready, "b": refused, "c": None}
+    assert 0 < client.ttl(keys.reader_status(MOVIES, V1, "a")) <= 15
+
+
+def test_a_reader_of_other_models_has_no_say(client: redis.Redis) -> None:
+    routes = RedisRoutes(client)
+    routes.heartbeat(ModelName("products"), "elsewhere", NOW)
+    routes.heartbeat(MOVIES, "here", NOW)
+    assert routes.statuses(MOVIES, V1, NOW) == {"here": None}
+
+
+def test_readers_that_are_long_gone_are_forgotten(client: redis.Redis) -> None:
+    routes = RedisRoutes(client)
+    routes.heartbeat(MOVIES, "gone", NOW - timedelta(days=2))
+    routes.heartbeat(MOVIES, "here", NOW)
+    assert client.zrange(keys.readers(MOVIES), 0, -1) == [b"here"]
+
+
+def test_an_unreachable_server_is_unavailable(tmp_path: Path) -> None:
+    with pytest.raises(StoreUnavailable, match="Redis"):
+        store.connect(f"unix://{tmp_path}/none.sock")
+
+
+def commands(client: redis.Redis) -> dict[str, int]:
+    table = client.info("commandstats")
+    assert isinstance(table, dict)
+    return {name.removeprefix("cmdstat_"): entry["calls"] for name, entry in table.items()}

@@ -1,0 +1,183 @@
+"""Worker processes that are killed, stopped and raced: `python -m retrain_workers run`, as people start it."""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import psycopg2
+import pytest
+
+from online_models.contracts.ids import ModelName, ModelVersion
+from online_models.contracts.jobs import JobState, NewJob, TrainAls
+from online_models.settings import StoreSettings
+from online_models.stores.embedded import Endpoints
+from retrain_workers.app import Stores, connected
+from tests.clustered_world import as_batch, clustered_events
+
+ROOT = Path(__file__).parents[2]
+MOVIES = ModelName("movies")
+SHORT = TrainAls(factors=4, iterations=2, half_life_days=60.0, holdout_fraction=0.2)
+ENDLESS = TrainAls(factors=8, iterations=100_000_000, half_life_days=60.0, holdout_fraction=0.2)
+
+
+@dataclass(frozen=True)
+class Works:
+    """The stores of one test, and worker processes on them."""
+
+    stores: Stores
+    found: StoreSettings
+
+    @contextmanager
+    def worker(self, *arguments: str, lease_seconds: float = 30.0) -> Iterator[psutil.Popen]:
+        """A worker process that logs to `<home>/<its pid>.log` and is gone when the block is left."""
+        environment = {
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "PENSTOCK_HOME": str(self.found.home),
+            "PENSTOCK_REDIS_URL": self.found.redis_url,
+            "PENSTOCK_POSTGRES_DSN": self.found.postgres_dsn,
+            "PENSTOCK_WORKER_LEASE_SECONDS": str(lease_seconds),
+            "PENSTOCK_WORKER_POLL_SECONDS": "0.1",
+        }
+        command = [sys.executable, "-m", "retrain_workers", "run", *arguments]
+        with (self.found.home / "worker.log").open("ab") as log:
+            process = psutil.Popen(command, cwd=self.found.home, env=environment, stderr=log)
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGCONT)
+                process.kill()
+            process.wait(10)
+
+    @contextmanager
+    def reads_held_back(self) -> Iterator[Callable[[], None]]:
+        """No training gets its data inside the block; the given function waits until one is asking for it."""
+        with closing(psycopg2.connect(self.found.postgres_dsn)) as connection, connection.cursor() as cursor:
+            cursor.execute("LOCK TABLE feedback IN ACCESS EXCLUSIVE MODE")
+            yield lambda: eventually(lambda: self._count("SELECT count(*) FROM pg_locks WHERE NOT granted") > 0)
+
+    def _count(self, query: str) -> int:
+        with closing(psycopg2.connect(self.found.postgres_dsn)) as connection, connection.cursor() as cursor:
+            cursor.execute(query)
+            ((found,),) = cursor.fetchall()
+        return int(found)
+
+    def submit(self, payload: TrainAls, model: ModelName = MOVIES) -> None:
+        assert self.stores.queue.submit(NewJob(model, f"trigger of {model}", "test", payload)) is not None
+
+    def log(self) -> str:
+        return (self.found.home / "worker.log").read_text()
+
+    def job(self) -> tuple[str, int]:
+        """State and attempts of the only job."""
+        with closing(psycopg2.connect(self.found.postgres_dsn)) as connection, connection.cursor() as cursor:
+            cursor.execute("SELECT state, attempt FROM retrain_jobs")
+            ((state, attempts),) = cursor.fetchall()
+        return state, attempts
+
+    def versions(self, model: ModelName = MOVIES) -> list[ModelVersion]:
+        return [registered.version for registered in self.stores.registry.versions(model)]
+
+
+@pytest.fixture
+def works(fresh_stores: Endpoints, tmp_path: Path) -> Iterator[Works]:
+    found = StoreSettings(home=tmp_path, redis_url=fresh_stores.redis_url, postgres_dsn=fresh_stores.postgres_dsn)
+    with connected(found) as stores:
+        stores.interactions.write([as_batch(clustered_events(1, events=600))])
+        yield Works(stores, found)
+
+
+def eventually(happened: Callable[[], bool], seconds: float = 150.0) -> None:
+    """Generous by default: in a fresh clone the first training compiles its kernels, half a minute on busy cores."""
+    deadline = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < deadline, f"not within {seconds} s"
+        time.sleep(0.02)
+
+
+def is_dead(process: psutil.Process) -> bool:
+    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+
+
+def training_process(worker: psutil.Popen) -> psutil.Process:
+    """The child that trains, once it has read its job and is busy with it."""
+    found: list[psutil.Process] = []
+
+    def busy() -> bool:
+        found[:] = [child for child in worker.children() if "--multiprocessing-fork" in child.cmdline()]
+        return bool(found) and found[0].cpu_times().user > 0.8
+
+    eventually(busy)
+    return found[0]
+
+
+def test_a_killed_workers_training_process_dies_with_it(works: Works) -> None:
+    works.submit(ENDLESS)
+    with works.worker() as killed:
+        child = training_process(killed)
+        killed.kill()
+        eventually(lambda: is_dead(child), 10)
+    assert works.job() == ("running", 1)
+
+
+def test_a_killed_workers_job_is_taken_over_after_the_lease(works: Works) -> None:
+    works.submit(SHORT)
+    with works.worker(lease_seconds=1.0) as killed, works.reads_held_back() as wait_for_a_reader:
+        wait_for_a_reader()
+        killed.kill()
+    with works.worker(lease_seconds=1.0):
+        eventually(lambda: works.job()[0] == "done")
+    assert works.job() == ("done", 2)
+    assert works.versions() == ["v2"]
+
+
+def test_the_late_result_of_a_worker_that_stalled_is_refused_and_dropped(works: Works) -> None:
+    works.submit(SHORT)
+    late = works.stores.artifacts.path(MOVIES, ModelVersion("v1"))
+    with works.worker(lease_seconds=1.0) as stalled:
+        with works.reads_held_back() as wait_for_a_reader:
+            wait_for_a_reader()
+            stalled.suspend()
+        eventually(late.exists)  # the child of the stalled worker went on
+        with works.worker(lease_seconds=1.0):
+            eventually(lambda: works.job()[0] == "done")
+        stalled.resume()
+        eventually(lambda: "job.lease_lost" in works.log())
+        eventually(lambda: not late.exists())
+        assert stalled.poll() is None
+    assert works.versions() == ["v2"]
+    works.stores.artifacts.read(MOVIES, ModelVersion("v2"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_worker_asked_to_stop_gives_its_lease_back_and_leaves_cleanly(works: Works, number: signal.Signals) -> None:
+    works.submit(ENDLESS)
+    with works.worker() as worker:
+        child = training_process(worker)
+        worker.send_signal(number)
+        assert worker.wait(10) == 0
+        assert is_dead(child)
+    assert works.job() == ("queued", 0)
+    assert "job.released" in works.log()
+
+
+def test_two_workers_publish_each_of_fifty_jobs_once(works: Works) -> None:
+    models = [ModelName(f"shop-{number}") for number in range(50)]
+    for number, model in enumerate(models):
+        works.stores.interactions.write([as_batch(clustered_events(number, model, events=80))])
+        works.submit(SHORT, model)
+    with works.worker("--once") as one, works.worker("--once") as other:
+        assert [worker.wait(300) for worker in (one, other)] == [0, 0]
+    published = [works.versions(model) for model in models]
+    assert [len(versions) for versions in published] == [1] * 50
+    assert len({version for versions in published for version in versions}) == 50
+    assert works.stores.queue.states()[JobState.DONE] == 50
+    both = {line.split("worker=")[1].split()[0] for line in works.log().splitlines() if "job.claimed" in line}
+    assert len(both) == 2

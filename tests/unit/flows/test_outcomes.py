@@ -1,0 +1,349 @@
+"""Outcomes: what counts for which version, when it is final, and when a fall of a rate is an alarm."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flows.admission import Admitted
+from flows.outcomes import FALLBACK, ModelOutcomes, Outcome, Outcomes, outcomes_of
+from flows.triggers import Signal
+from online_models.contracts.events import Event, EventType, FeatureValue
+from online_models.contracts.ids import ModelVersion, hash64
+from online_models.contracts.rollouts import VariantWindow
+from tests.samples import MOVIES, batch, event, event_id
+
+ATTRIBUTION_MS, WINDOW_MS, SETTLE_MS = 1_000, 10_000, 5_000
+V1, V2 = ModelVersion("v1"), ModelVersion("v2")
+WindowKey = tuple[ModelVersion, int, int, int]
+
+
+def outcomes() -> Outcomes:
+    return Outcomes(ATTRIBUTION_MS, WINDOW_MS, delta=0.002, drop_fraction=0.1, settle_ms=SETTLE_MS)
+
+
+def shown(
+    request: str,
+    ts_ms: int,
+    items: Sequence[str] = ("a", "b"),
+    *,
+    user: str = "u1",
+    version: ModelVersion | None = V1,
+    rollout: int = 0,
+    stage: int = -1,
+    variant: str = "stable",
+) -> list[Outcome]:
+    """One answer of the API."""
+    features: dict[str, FeatureValue] = {"stage": float(stage), "variant": variant}
+    return [
+        Outcome(
+            Event(
+                event_id=event_id(0),
+                type=EventType.IMPRESSION,
+                user_id=user,
+                item_id=item,
+                ts=ts_ms,
+                domain="movies",
+                request_id=request,
+                model_version=version,
+                rollout_id=rollout or None,
+                features=features,
+            ),
+            ts_ms,
+            hash64(user),
+        )
+        for item in items
+    ]
+
+
+def taken(request: str, ts_ms: int, item: str = "a", kind: EventType = EventType.CLICK) -> list[Outcome]:
+    answer = event(1, kind, item_id=item, ts=ts_ms, request_id=request)
+    return [Outcome(answer, ts_ms, hash64(answer.user_id))]
+
+
+def later(ts_ms: int) -> list[Outcome]:
+    """Something that only moves event time on."""
+    return taken("no such request", ts_ms)
+
+
+def found(state: Outcomes, *events: list[Outcome]) -> list[VariantWindow | Signal]:
+    """What one chunk of the events gives."""
+    return state.add(ModelOutcomes(MOVIES, [outcome for each in events for outcome in each]))
+
+
+def windows(found: Sequence[VariantWindow | Signal]) -> list[VariantWindow]:
+    return [each for each in found if isinstance(each, VariantWindow)]
+
+
+def counts(found: Sequence[VariantWindow | Signal]) -> list[tuple[int, int, int, int]]:
+    """Requests, hits, impressions and clicks of each window."""
+    return [(each.requests, each.hits, each.impressions, each.clicks) for each in windows(found)]
+
+
+def test_a_request_is_counted_once_the_time_for_answers_is_over() -> None:
+    state = outcomes()
+    assert found(state, shown("r1", 0), taken("r1", 300)) == []
+    assert found(state, later(ATTRIBUTION_MS)) == []
+    (window,) = found(state, later(ATTRIBUTION_MS + 1))
+    assert window == VariantWindow(MOVIES, V1, 0, -1, 0, WINDOW_MS, 0, 0, requests=1, hits=1, impressions=2, clicks=1)
+    assert found(state, later(9 * ATTRIBUTION_MS)) == []
+
+
+def test_a_window_grows_with_each_of_its_requests_and_the_next_begins_empty() -> None:
+    state = outcomes()
+    assert counts(found(state, shown("r1", 0), taken("r1", 1), later(5_000))) == [(1, 1, 2, 1)]
+    assert counts(found(state, shown("r2", 9_999, "abc"), later(15_000))) == [(2, 1, 5, 1)]
+    (window,) = windows(found(state, shown("r3", 15_000), later(19_000)))
+    assert (window.window_start_ms, window.window_end_ms, window.requests) == (10_000, 20_000, 1)
+
+
+def test_an_item_taken_twice_or_in_several_ways_is_one_click() -> None:
+    answers = [taken("r1", 10 * n, "b", kind) for n, kind in enumerate((EventType.CLICK, EventType.WATCH) * 2)]
+    assert counts(found(outcomes(), shown("r1", 0), *answers, later(5_000))) == [(1, 1, 2, 1)]
+
+
+def test_an_item_that_was_not_shown_in_the_request_is_no_answer_to_it() -> None:
+    state = outcomes()
+    first = found(state, shown("r1", 0, "ab"), shown("r2", 0, "cd"), taken("r1", 5, "c"), later(5_000))
+    assert counts(first)[-1] == (2, 0, 4, 0)
+
+
+def test_an_answer_counts_until_the_end_of_the_attribution_and_not_after_it() -> None:
+    for ts_ms, hits in ((ATTRIBUTION_MS, 1), (ATTRIBUTION_MS + 1, 0)):
+        in_one_chunk = found(outcomes(), shown("r1", 0), taken("r1", ts_ms), later(5_000))
+        state = outcomes()
+        in_several = [*found(state, shown("r1", 0)), *found(state, later(ATTRIBUTION_MS))]
+        in_several += [*found(state, taken("r1", ts_ms)), *found(state, later(5_000))]
+        assert counts(in_one_chunk) == counts(in_several) == [(1, hits, 2, hits)]
+
+
+def test_versions_rollouts_and_stages_are_counted_apart() -> None:
+    first = found(
+        outcomes(),
+        shown("r1", 0),
+        shown("r2", 0, version=V2, rollout=7, stage=0, variant="canary"),
+        shown("r3", 0, rollout=7, stage=0),
+        shown("r4", 0, rollout=7, stage=1),
+        shown("r5", 0, version=None, variant="fallback"),
+        later(5_000),
+    )
+    keys = [(each.version, each.rollout_id, each.stage) for each in windows(first)]
+    assert keys == [(V1, 0, -1), (V2, 7, 0), (V1, 7, 0), (V1, 7, 1), (FALLBACK, 0, -1)]
+    assert {each.requests for each in windows(first)} == {1}
+
+
+def exposures(found: Sequence[VariantWindow | Signal]) -> tuple[int, int]:
+    final = {(w.version, w.rollout_id, w.stage, w.window_start_ms): w for w in windows(found)}
+    return sum(w.users for w in final.values()), sum(w.successes for w in final.values())
+
+
+def test_only_a_user_s_first_exposure_in_a_rollout_counts_for_its_verdict() -> None:
+    first = shown("r1", 0, rollout=7, stage=0)
+    hit = [*taken("r1", 1)]
+    again = [*shown("r2", 100, rollout=7, stage=1), *taken("r2", 101)]
+    other = shown("r3", 200, user="u2", rollout=7, stage=1)
+    assert exposures(found(outcomes(), first, again, later(5_000))) == (1, 0)
+    assert exposures(found(outcomes(), first, hit, again, other, later(5_000))) == (2, 1)
+
+
+def test_a_new_rollout_exposes_everybody_anew_and_an_older_one_nobody() -> None:
+    state = outcomes()
+    assert exposures(found(state, shown("r1", 0, rollout=7, stage=0), later(5_000))) == (1, 0)
+    assert exposures(found(state, shown("r2", 5_000, rollout=8, stage=0), later(9_000))) == (1, 0)
+    stale = found(state, shown("r3", 9_000, user="u2", rollout=7, stage=1), later(12_000))
+    assert exposures(stale) == (0, 0)
+    assert counts(stale) == [(1, 0, 2, 0)]
+
+
+def test_outside_a_rollout_nobody_is_exposed() -> None:
+    assert exposures(found(outcomes(), shown("r1", 0), taken("r1", 1), later(5_000))) == (0, 0)
+
+
+def test_a_request_so_late_that_its_window_is_forgotten_does_not_replace_the_window_s_counts() -> None:
+    state = outcomes()
+    found(state, shown("r1", 0), shown("r2", 1), later(5_000))
+    found(state, shown("r3", 60_000), later(70_000))
+    assert found(state, shown("r4", 2), later(80_000)) == []
+
+
+# --- alarms
+
+
+def traffic(rates: Sequence[float], start_ms: int = 0, variant: str = "stable") -> list[Outcome]:
+    """One request of one item a second; request n is a hit as evenly as `rates[n]` says."""
+    made: list[Outcome] = []
+    total = 0.0
+    for number, rate in enumerate(rates):
+        ts_ms, name = start_ms + 1_000 * number, f"{variant}-{start_ms}-{number}"
+        made += shown(name, ts_ms, "a", version=V2 if variant == "canary" else V1, variant=variant)
+        total += rate
+        if int(total) > int(total - rate):
+            made += taken(name, ts_ms)
+    return made
+
+
+def signals(found: Sequence[VariantWindow | Signal]) -> list[Signal]:
+    return [each for each in found if isinstance(each, Signal)]
+
+
+FALL = [0.5] * 400 + [0.1] * 400
+
+
+def test_a_fall_is_one_signal_of_each_rate_that_asks_to_settle() -> None:
+    hit_rate, ctr = signals(found(outcomes(), traffic(FALL)))
+    assert (hit_rate.detector, ctr.detector) == ("hit_rate", "ctr")
+    assert (hit_rate.model, hit_rate.drifted, hit_rate.alone, hit_rate.settle_ms) == (MOVIES, True, True, SETTLE_MS)
+    assert 400_000 < hit_rate.window_end_ms < 600_000
+    assert hit_rate.reason.startswith("hit_rate fell from 0.5")
+
+
+def test_a_fall_of_the_hit_rate_alone_is_one_signal() -> None:
+    """Half of the requests take both items instead of each taking one: fewer hits, as many clicks."""
+    made: list[Outcome] = []
+    for number in range(1_000):
+        made += shown(f"r{number}", 1_000 * number)
+        items = "a" if number < 500 else "ab" if number % 2 else ""
+        made += [outcome for item in items for outcome in taken(f"r{number}", 1_000 * number, item)]
+    (signal,) = signals(found(outcomes(), made))
+    assert (signal.detector, signal.settle_ms) == ("hit_rate", SETTLE_MS)
+
+
+def test_a_rise_and_a_fall_within_the_tolerated_share_are_no_alarm() -> None:
+    assert signals(found(outcomes(), traffic(FALL[::-1]))) == []
+    tolerant = Outcomes(ATTRIBUTION_MS, WINDOW_MS, delta=0.002, drop_fraction=0.9, settle_ms=SETTLE_MS)
+    assert signals(found(tolerant, traffic(FALL))) == []
+
+
+def test_the_canary_is_not_heard() -> None:
+    assert signals(found(outcomes(), traffic(FALL, variant="canary"))) == []
+    steady = traffic([0.5] * 800)
+    mixed = sorted([*steady, *traffic(FALL, variant="canary")], key=lambda outcome: outcome.ts_ms)
+    assert signals(found(outcomes(), mixed)) == []
+
+
+def test_the_fallback_is_heard() -> None:
+    assert len(signals(found(outcomes(), traffic(FALL, variant="fallback")))) == 2
+
+
+# --- the same events in other pieces
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One request: when, who, which arm, and the answers (delay, item)."""
+
+    ts_ms: int
+    user: int
+    rollout: int
+    canary: bool
+    answers: list[tuple[int, str]]
+
+
+ASKED = st.builds(
+    Asked,
+    ts_ms=st.integers(0, 30).map(lambda n: 500 * n),
+    user=st.integers(0, 3),
+    rollout=st.integers(0, 2),
+    canary=st.booleans(),
+    answers=st.lists(st.tuples(st.sampled_from([0, 1, 500, 999, 1_000, 1_001]), st.sampled_from("abx")), max_size=3),
+)
+
+
+def in_order(asked: Sequence[Asked]) -> list[Outcome]:
+    """The events in order of event time, impressions before the answers of the same moment."""
+    made: list[Outcome] = []
+    for number, each in enumerate(asked):
+        name = f"r{number}"
+        made += shown(
+            name,
+            each.ts_ms,
+            user=f"u{each.user}",
+            version=V2 if each.canary else V1,
+            rollout=each.rollout,
+            variant="canary" if each.canary else "stable",
+        )
+        for delay, item in each.answers:
+            made += taken(name, each.ts_ms + delay, item)
+    return sorted(made, key=lambda outcome: (outcome.ts_ms, outcome.event.type is not EventType.IMPRESSION))
+
+
+def final(
+    state: Outcomes, events: Sequence[Outcome], cuts: Sequence[int]
+) -> tuple[dict[WindowKey, VariantWindow], list[Signal]]:
+    """The last state of each window, and all signals, when the events come in pieces."""
+    ends = sorted({0, *(cut for cut in cuts if cut < len(events)), len(events)})
+    told: list[VariantWindow | Signal] = []
+    for start, end in pairwise(ends):
+        told += found(state, list(events[start:end]))
+    last = {(w.version, w.rollout_id, w.stage, w.window_start_ms): w for w in windows(told)}
+    return last, signals(told)
+
+
+@given(asked=st.lists(ASKED, min_size=1, max_size=25), cuts=st.lists(st.integers(0, 80), max_size=12))
+def test_windows_do_not_depend_on_where_chunks_end(asked: list[Asked], cuts: list[int]) -> None:
+    events = [*in_order(asked), *later(90_000)]
+    expected = oracle(asked)
+    whole, _ = final(outcomes(), events, [])
+    pieces, _ = final(outcomes(), events, cuts)
+    assert {key: counts([window])[0] for key, window in whole.items()} == expected
+    assert pieces == whole
+
+
+def oracle(asked: Sequence[Asked]) -> dict[WindowKey, tuple[int, int, int, int]]:
+    """Requests, hits, impressions and clicks of each window, request by request."""
+    expected: dict[WindowKey, tuple[int, int, int, int]] = {}
+    for each in asked:
+        clicks = len({item for delay, item in each.answers if delay <= ATTRIBUTION_MS and item in "ab"})
+        start = each.ts_ms // WINDOW_MS * WINDOW_MS
+        key = (V2 if each.canary else V1, each.rollout, -1, start)
+        requests, hits, impressions, all_clicks = expected.get(key, (0, 0, 0, 0))
+        expected[key] = (requests + 1, hits + (clicks > 0), impressions + 2, all_clicks + clicks)
+    return expected
+
+
+@settings(max_examples=15)
+@given(cuts=st.lists(st.integers(0, 1_000), min_size=1, max_size=12), fall=st.integers(200, 500))
+def test_alarms_do_not_depend_on_where_chunks_end(cuts: list[int], fall: int) -> None:
+    events = traffic([0.6] * fall + [0.1] * (700 - fall))
+    whole, pieces = final(outcomes(), events, []), final(outcomes(), events, cuts)
+    assert len(whole[1]) == 2
+    assert pieces == whole
+
+
+@settings(max_examples=15)
+@given(stop=st.integers(0, 1_000), cuts=st.lists(st.integers(0, 1_000), max_size=5))
+def test_a_restored_state_goes_on_as_if_it_had_never_stopped(stop: int, cuts: list[int]) -> None:
+    arms = [*traffic(FALL), *traffic([0.3] * 800, variant="canary")]
+    events = sorted(arms, key=lambda outcome: (outcome.ts_ms, outcome.event.type is not EventType.IMPRESSION))
+    running, restored = outcomes(), outcomes()
+    final(running, events[:stop], cuts)
+    snapshot = running.snapshot()
+    expected = final(running, events[stop:], cuts)  # what goes on after a snapshot leaves it as it was
+    restored.restore(snapshot)
+    assert final(restored, events[stop:], cuts) == expected
+
+
+def test_a_restored_state_still_knows_how_far_event_time_has_come() -> None:
+    running, restored = outcomes(), outcomes()
+    found(running, later(70_000))
+    restored.restore(running.snapshot())
+    assert found(restored, shown("late", 2), later(80_000)) == []
+
+
+def test_only_impressions_and_answers_that_name_a_request_are_outcomes() -> None:
+    kinds = list(EventType)
+    events = [event(n, kind, request_id="r1") for n, kind in enumerate(kinds)]
+    events += [event(20, EventType.CLICK), event(21, EventType.PURCHASE, domain="products", request_id="r2")]
+    movies, products = outcomes_of(Admitted(partition="log", batch=batch(events), rejects=[], duplicates=[]))
+    assert [outcome.event.type for outcome in movies[1].outcomes] == [
+        EventType.IMPRESSION,
+        EventType.CLICK,
+        EventType.WATCH,
+        EventType.PURCHASE,
+    ]
+    assert (movies[0], movies[1].model) == ("movies", MOVIES)
+    (purchase,) = products[1].outcomes
+    assert (products[0], purchase.event, purchase.user) == ("products", events[-1], hash64("u1"))
+    assert purchase.ts_ms == events[-1].ts

@@ -1,0 +1,58 @@
+"""Settings of the stream job: what is out of range, and which features a domain has."""
+
+import pytest
+from pydantic import ValidationError
+
+from flows.settings import FlowSettings
+from online_models.contracts.events import EventType
+from online_models.contracts.features import DEFAULT_FEATURES, FeatureKind, FeatureSpec
+
+TABLE = {"name": "stars", "kind": "numeric", "source": "value", "types": ["rating"], "high": 5.0}
+
+
+@pytest.mark.parametrize(
+    ("key", "setting"),
+    [
+        ("window_seconds", 0),
+        ("slide_seconds", -1),
+        ("lateness_seconds", -1),
+        ("adwin_delta", 1.0),
+        ("drop_fraction", 0.0),
+        ("daily_budget", 0),
+        ("train_factors", 0),
+    ],
+)
+def test_what_is_out_of_range_is_refused_by_name(key: str, setting: float) -> None:
+    with pytest.raises(ValidationError, match=key):
+        FlowSettings.model_validate({key: setting})
+
+
+def test_settings_do_not_change() -> None:
+    settings = FlowSettings()
+    with pytest.raises(ValidationError, match="frozen"):
+        setattr(settings, "window_seconds", 1)  # noqa: B010 - a plain assignment is refused by mypy already
+
+
+def test_panes_are_the_slide_or_the_whole_window() -> None:
+    assert FlowSettings(window_seconds=60).pane_seconds == 60
+    assert FlowSettings(window_seconds=60, slide_seconds=20).pane_seconds == 20
+
+
+def test_features_are_tables_of_their_declaration() -> None:
+    settings = FlowSettings.model_validate({"features": [TABLE]})
+    assert settings.features == (FeatureSpec("stars", FeatureKind.NUMERIC, "value", (EventType.RATING,), high=5.0),)
+
+
+@pytest.mark.parametrize("wrong", [{"kind": "curious"}, {"types": ["view"]}, {"bins": "many"}])
+def test_a_feature_that_is_none_is_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=r"Invalid enum value|Expected"):
+        FlowSettings.model_validate({"features": [{**TABLE, **wrong}]})
+
+
+def test_a_domain_has_its_own_features_and_those_of_all() -> None:
+    settings = FlowSettings()
+    names = [spec.name for spec in settings.specs("movies")]
+    assert "genres" in names
+    assert "category" not in names
+    everywhere = [spec.name for spec in DEFAULT_FEATURES if not spec.domains]
+    assert [spec.name for spec in settings.specs("books")] == everywhere != []

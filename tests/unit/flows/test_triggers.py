@@ -1,0 +1,96 @@
+"""Triggers: hysteresis, cooldown, budget, and what is exempt from them."""
+
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flows.triggers import DAY_MS, Decision, Signal, Suppressed, Trigger, TriggerPolicy, TriggerState, step
+from online_models.contracts.ids import ModelName
+
+HOUR_MS = 3_600_000
+POLICY = TriggerPolicy(hysteresis=2, cooldown_ms=3 * HOUR_MS, daily_budget=2)
+
+
+def signal(hour: int, drifted: bool = True, alone: bool = False) -> Signal:
+    return Signal(ModelName("movies"), "composite", (hour - 1) * HOUR_MS, hour * HOUR_MS, drifted, alone, "moved")
+
+
+def run(signals: list[Signal], policy: TriggerPolicy = POLICY) -> list[list[Decision]]:
+    state, decisions = TriggerState(), []
+    for each in signals:
+        state, decision = step(state, each, policy)
+        decisions.append(decision)
+    return decisions
+
+
+def reasons(decisions: list[list[Decision]]) -> list[str]:
+    return [
+        decision.reason.split(":")[0] if isinstance(decision, Suppressed) else "Trigger"
+        for each in decisions
+        for decision in each
+    ]
+
+
+def test_one_drifting_window_is_not_enough() -> None:
+    assert reasons(run([signal(1), signal(2)])) == ["hysteresis", "Trigger"]
+
+
+def test_a_calm_window_in_between_starts_the_count_again() -> None:
+    assert reasons(run([signal(1), signal(2, drifted=False), signal(3)])) == ["hysteresis", "hysteresis"]
+
+
+def test_cooldown_and_then_arming_hold_the_next_trigger_back() -> None:
+    decisions = run([signal(hour) for hour in range(1, 9)])
+    assert reasons(decisions) == [
+        "hysteresis", "Trigger", "cooldown", "cooldown", "not armed", "not armed", "not armed", "Trigger",
+    ]  # fmt: skip
+
+
+def test_calm_windows_arm_again_before_twice_the_cooldown() -> None:
+    calm = [signal(hour, drifted=False) for hour in (3, 4)]
+    assert reasons(run([signal(1), signal(2), *calm, signal(5), signal(6)]))[-2:] == ["hysteresis", "Trigger"]
+
+
+def test_an_outcome_alarm_triggers_alone() -> None:
+    assert reasons(run([signal(1, alone=True)])) == ["Trigger"]
+
+
+def test_the_budget_bounds_a_day_and_is_fresh_on_the_next() -> None:
+    policy = TriggerPolicy(hysteresis=1, cooldown_ms=0, daily_budget=2)
+    day = [signal(hour, alone=True) for hour in (1, 2, 3, 25)]
+    assert reasons(run(day, policy)) == ["Trigger", "Trigger", "budget", "Trigger"]
+
+
+def test_a_trigger_that_waits_comes_with_the_first_signal_after_it_has_settled() -> None:
+    alarm = replace(signal(1, alone=True), settle_ms=2 * HOUR_MS)
+    decisions = run([alarm, signal(2, drifted=False), signal(2, alone=True), signal(3, drifted=False)])
+    assert [len(each) for each in decisions] == [1, 0, 1, 1]
+    assert decisions[3] == [Trigger(alarm)]
+    assert "waiting" in reasons(decisions)[0]
+    assert "is waiting already" in reasons(decisions)[1]
+
+
+@pytest.mark.parametrize("bad", [{"hysteresis": 0}, {"cooldown_ms": -1}, {"daily_budget": 0}])
+def test_an_impossible_policy_is_refused(bad: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="expected hysteresis"):
+        TriggerPolicy(**{"hysteresis": 1, "cooldown_ms": 0, "daily_budget": 1, **bad})
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.booleans(), st.booleans(), st.integers(0, 3)), max_size=60))
+def test_no_sequence_of_signals_exceeds_the_rate_or_goes_unanswered(
+    steps: list[tuple[int, bool, bool, int]],
+) -> None:
+    hour, signals = 0, []
+    for gap, drifted, alone, settle in steps:
+        hour += gap
+        signals.append(replace(signal(hour, drifted, alone), settle_ms=settle * HOUR_MS))
+    fired: list[int] = []
+    for each, decided in zip(signals, run(signals), strict=True):
+        fired += [each.window_end_ms for decision in decided if isinstance(decision, Trigger)]
+        assert sum(decision.signal is each for decision in decided) == each.drifted
+    assert all(later - earlier >= POLICY.cooldown_ms for earlier, later in pairwise(fired))
+    days = [moment // DAY_MS for moment in fired]
+    assert all(days.count(day) <= POLICY.daily_budget for day in days)

@@ -1,0 +1,89 @@
+"""Event-time windows against an oracle that sorts all events first."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flows.windows import ClosedWindow, PaneDelta, WindowDelta, Windows
+
+PANE_MS = 1000
+
+
+def delta(times: list[int], partition: str = "a") -> WindowDelta:
+    """A chunk of events of one domain, each counted in bin 0 of one feature."""
+    panes: dict[int, PaneDelta] = {}
+    for pane in {moment // PANE_MS for moment in times}:
+        events = sum(moment // PANE_MS == pane for moment in times)
+        panes[pane] = PaneDelta({"movies": events}, {("movies", "f"): np.array([events, 0])})
+    return WindowDelta(partition, max(times) if times else None, panes, len(times), 0, 0)
+
+
+def found(closed: list[ClosedWindow]) -> list[tuple[int, int, int]]:
+    return [(window.start_ms, window.end_ms, int(window.counts["f"].sum())) for window in closed]
+
+
+def windows_of(panes_per_window: int = 1, lateness_ms: int = 0) -> Windows:
+    return Windows(PANE_MS, panes_per_window, lateness_ms, idle_seconds=30.0)
+
+
+def test_a_window_closes_when_the_watermark_passes_its_end() -> None:
+    windows = windows_of(lateness_ms=500)
+    assert found(windows.add(delta([100, 900]), 0.0)) == []
+    assert found(windows.add(delta([1400]), 0.0)) == []
+    assert found(windows.add(delta([1500]), 0.0)) == [(0, 1000, 2)]
+
+
+def test_what_comes_after_its_window_has_closed_is_counted_as_late() -> None:
+    windows = windows_of()
+    windows.add(delta([100, 2500]), 0.0)
+    assert found(windows.add(delta([200, 2600]), 0.0)) == []
+    assert (windows.progress.late, windows.progress.events) == (1, 4)
+
+
+def test_a_slow_partition_holds_the_watermark_back_until_it_is_idle() -> None:
+    windows = windows_of()
+    windows.add(delta([100], "slow"), 0.0)
+    assert found(windows.add(delta([5000], "fast"), 1.0)) == []
+    assert found(windows.add(delta([5100], "fast"), 31.0)) == [(0, 1000, 1)]
+
+
+def test_an_empty_stretch_of_years_is_skipped() -> None:
+    windows = windows_of()
+    windows.add(delta([100]), 0.0)
+    far = 10**12
+    assert found(windows.add(delta([far]), 0.0)) == [(0, 1000, 1)]
+    assert found(windows.add(delta([far + PANE_MS]), 0.0)) == [(far, far + PANE_MS, 1)]
+
+
+def test_sliding_windows_share_their_panes() -> None:
+    windows = windows_of(panes_per_window=2)
+    closed = found(windows.add(delta([500, 1500, 2500, 3500]), 0.0))
+    assert closed == [(-1000, 1000, 1), (0, 2000, 2), (1000, 3000, 2)]
+
+
+@pytest.mark.parametrize("panes_per_window", [1, 3])
+@given(data=st.data())
+def test_any_chunking_of_events_out_of_order_gives_the_oracle_s_windows(
+    data: st.DataObject, panes_per_window: int
+) -> None:
+    times = sorted(data.draw(st.lists(st.integers(0, 20_000), min_size=1, max_size=60)))
+    lateness = 2_000
+    shuffled = sorted(times, key=lambda moment: moment + data.draw(st.integers(0, lateness)))
+    windows = windows_of(panes_per_window, lateness)
+    closed = []
+    while shuffled:
+        size = data.draw(st.integers(1, len(shuffled)))
+        closed += windows.add(delta(shuffled[:size]), 0.0)
+        restored = windows_of(panes_per_window, lateness)
+        restored.restore(windows.snapshot())
+        windows, shuffled = restored, shuffled[size:]
+    end = (max(times) - lateness) // PANE_MS
+    oracle = []
+    for last in range(times[0] // PANE_MS + 1, end + 1):
+        start = last - panes_per_window
+        inside = sum(start * PANE_MS <= moment < last * PANE_MS for moment in times)
+        if inside:
+            oracle.append((start * PANE_MS, last * PANE_MS, inside))
+    assert found(closed) == oracle
+    assert (windows.progress.late, windows.progress.events) == (0, len(times))

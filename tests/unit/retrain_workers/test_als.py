@@ -1,0 +1,142 @@
+"""The ALS refit: determinism, quality, its files and its golden queries."""
+
+import numpy as np
+import pytest
+from msgspec.structs import replace
+from scipy.sparse import csr_matrix
+
+from online_models import als as kernel
+from online_models.contracts.artifacts import DataWindow, Manifest
+from online_models.contracts.ids import ModelName, ModelVersion
+from online_models.contracts.jobs import TrainAls
+from online_models.errors import ArtifactError
+from retrain_workers.als import AlsModel, AlsTrainer, fit
+from retrain_workers.datasets import Dataset, dataset_of, decayed_preferences, split
+from retrain_workers.evaluation import Accept, Gate, Reject, cases_of, popularity_of, score
+from retrain_workers.trainers import Champion, evaluate
+from tests.clustered_world import HOUR_MS, ITEMS, START_MS, as_interactions, clustered_events
+
+JOB = TrainAls(factors=8, iterations=5, half_life_days=60.0, holdout_fraction=0.2, seed=7)
+GATE = Gate(tolerance=0.05, absurd_share=0.5, min_users=20)
+
+
+@pytest.fixture(scope="module")
+def world() -> Dataset:
+    return dataset_of(as_interactions(clustered_events(1)))
+
+
+@pytest.fixture(scope="module")
+def model(world: Dataset) -> AlsModel:
+    return fit(world, JOB, 10.0)
+
+
+def test_the_same_data_settings_and_seed_give_the_same_bytes(world: Dataset, model: AlsModel) -> None:
+    assert fit(world, JOB, 10.0).files() == model.files()
+    assert fit(world, replace(JOB, seed=8), 10.0).files() != model.files()
+
+
+def test_learned_factors_beat_popularity_on_a_clustered_world(world: Dataset) -> None:
+    parts = split(world, 0.2)
+    cases = cases_of(parts)
+    learned = score(fit(parts.history, JOB, 10.0).ranker(), cases)
+    popular = score(popularity_of(parts.history, JOB.half_life_days), cases)
+    assert len(cases) >= 40
+    assert learned.ndcg.mean() > 1.5 * popular.ndcg.mean()
+
+
+def test_user_factors_solve_the_equations_that_serving_folds_in_with(world: Dataset) -> None:
+    converged = fit(world, replace(JOB, iterations=400), 10.0)
+    preferences: csr_matrix = decayed_preferences(world, JOB.half_life_days)
+    confidence = (1 + JOB.alpha * preferences.data).astype(np.float32)
+    Y = converged.item_factors
+    exact = kernel.fold_in(
+        preferences.indptr, preferences.indices, confidence, Y, kernel.gramian(Y), JOB.regularization
+    )
+    assert np.abs(exact @ Y.T - converged.user_factors @ Y.T).max() < 0.002
+
+
+def test_popular_items_are_ordered_by_decayed_strength(world: Dataset, model: AlsModel) -> None:
+    strength = np.asarray(decayed_preferences(world, JOB.half_life_days).sum(axis=0)).ravel()
+    ordered = [strength[world.items.index(item)] for item in model.popular]
+    assert len(ordered) == ITEMS
+    assert ordered == pytest.approx(sorted(ordered, reverse=True), rel=1e-5)
+
+
+def test_the_files_give_the_model_back(model: AlsModel) -> None:
+    again = AlsModel.of(model.files(), model.hyperparameters)
+    assert (list(again.users), list(again.items)) == (list(model.users), list(model.items))
+    assert again.files() == model.files()
+
+
+def test_files_that_are_not_an_als_artifact_are_refused(model: AlsModel) -> None:
+    files = model.files()
+    del files["items.json"]
+    with pytest.raises(ArtifactError, match=r"items\.json"):
+        AlsModel.of(files, model.hyperparameters)
+
+
+def test_golden_queries_are_answered_by_the_fold_in_of_serving(world: Dataset, model: AlsModel) -> None:
+    queries = model.golden(world)
+    assert len(queries) == 5
+    how = kernel.FoldIn.of(model.hyperparameters)
+    for query in queries:
+        history = np.array(query.history)
+        weight = kernel.recency_weights(np.ones(len(history), np.float32), how.half_life_events)
+        Y = model.item_factors
+        vector = kernel.fold_in(
+            np.array([0, len(history)]), history, 1 + how.alpha * weight, Y, kernel.gramian(Y), how.regularization
+        )[0]
+        assert len(set(query.history)) == len(query.history) > 0
+        assert kernel.top_k(Y @ vector, len(query.expected), history).tolist() == query.expected
+        assert query.expected
+
+
+def champion(model: AlsModel, data: Dataset) -> Champion:
+    window = DataWindow(int(data.ts_ms[0]), int(data.ts_ms[-1]), len(data))
+    manifest = Manifest(
+        model=ModelName("movies"),
+        version=ModelVersion("v1"),
+        kind="als",
+        created_at="",
+        files=[],
+        hyperparameters=dict(model.hyperparameters),
+        metrics={},
+        data_window=window,
+        sketches=[],
+        feature_spec_hash="",
+        golden=[],
+    )
+    return Champion(manifest, model.ranker())
+
+
+def joined_worlds() -> tuple[Dataset, Dataset]:
+    """The events up to a shift, and those after it too; the shift puts most items into another group."""
+    before = clustered_events(1)
+    regrouped = np.random.default_rng(5).permutation(ITEMS).tolist()
+    shifted = clustered_events(2, start_ms=START_MS + 1_500 * HOUR_MS, grouping=regrouped)
+    return dataset_of(as_interactions(before)), dataset_of(as_interactions([*before, *shifted]))
+
+
+def test_a_champion_that_the_world_has_moved_away_from_is_replaced() -> None:
+    before, everything = joined_worlds()
+    trainer = AlsTrainer(replace(JOB, half_life_days=7.0), 10.0)
+    old = champion(trainer.fit(before), before)
+    verdict, metrics = evaluate(trainer, everything, old, GATE)
+    assert isinstance(verdict, Accept)
+    assert metrics["ndcg_at_10"] > 1.2 * metrics["champion_ndcg_at_10"]
+
+
+def test_a_candidate_with_spoiled_settings_does_not_replace_a_good_champion(world: Dataset) -> None:
+    good, spoiled = AlsTrainer(JOB, 10.0), AlsTrainer(replace(JOB, factors=1), 10.0)
+    known = world.take(world.ts_ms < split(world, 0.2).cut_ms)
+    verdict, metrics = evaluate(spoiled, world, champion(good.fit(known), known), GATE)
+    assert isinstance(verdict, Reject)
+    assert metrics["holdout_users"] >= 40
+
+
+def test_without_events_since_the_champion_nothing_can_be_told(world: Dataset) -> None:
+    trainer = AlsTrainer(JOB, 10.0)
+    verdict, metrics = evaluate(trainer, world, champion(trainer.fit(world), world), GATE)
+    assert isinstance(verdict, Reject)
+    assert "inconclusive: 0 holdout users" in verdict.reason
+    assert metrics == {"holdout_users": 0.0, "holdout_events": 0.0, "holdout_overlaps_champion": 0.0}

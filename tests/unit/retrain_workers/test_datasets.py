@@ -1,0 +1,142 @@
+"""Numbered columns, the chronological split, decay, and reference sketches."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from online_models.contracts.events import TYPE_CODES, EventType
+from online_models.contracts.features import FeatureKind, FeatureSpec
+from online_models.errors import TrainingError
+from online_models.ports import Interactions
+from retrain_workers.datasets import (
+    DAY_MS,
+    SKETCH_EVENTS,
+    Dataset,
+    content_sha256,
+    dataset_of,
+    decayed_preferences,
+    reference_sketches,
+    refuse_too_little,
+    split,
+    window_of,
+)
+from tests.clustered_world import as_interactions, clustered_events
+
+
+def dataset(times: list[int], strengths: list[float]) -> Dataset:
+    rows = np.arange(len(times), dtype=np.int32)
+    names = [f"{row:03}" for row in rows]
+    strength, recommended = np.array(strengths, np.float32), np.zeros(len(rows), np.bool_)
+    return Dataset(names, names, rows, rows, np.array(times, np.int64), strength, recommended)
+
+
+@given(
+    events=st.lists(st.tuples(st.integers(0, 20), st.sampled_from([0.0, 1.0, 4.0])), min_size=1, max_size=60),
+    fraction=st.floats(0.01, 0.9),
+    not_before_ms=st.none() | st.integers(0, 25),
+)
+def test_the_history_lies_strictly_before_the_holdout(
+    events: list[tuple[int, float]], fraction: float, not_before_ms: int | None
+) -> None:
+    times, strengths = zip(*sorted(events), strict=True)
+    all_events = dataset(list(times), list(strengths))
+    try:
+        parts = split(all_events, fraction, not_before_ms)
+    except TrainingError:
+        positive = all_events.positive().ts_ms
+        floor = 0 if not_before_ms is None else not_before_ms
+        at_the_cut = [t for t in positive if t < max(floor, positive[int(len(positive) * (1 - fraction))])]
+        assert not at_the_cut
+        return
+    assert parts.history.ts_ms.max() < parts.cut_ms
+    assert parts.holdout.ts_ms.min(initial=parts.cut_ms) >= parts.cut_ms
+    assert not_before_ms is None or parts.cut_ms >= not_before_ms
+    assert (parts.holdout.strength > 0).all()
+    assert len(parts.history.positive()) + len(parts.holdout) == len(all_events.positive())
+
+
+def test_the_holdout_is_about_the_asked_fraction_of_the_positive_events() -> None:
+    parts = split(dataset_of(as_interactions(clustered_events(0))), 0.2)
+    assert len(parts.holdout) == 300
+
+
+def test_the_holdout_begins_after_what_the_champion_was_trained_on() -> None:
+    events = dataset([0, 10, 20, 30, 40], [1.0] * 5)
+    assert split(events, 0.6, not_before_ms=31).holdout.ts_ms.tolist() == [40]
+
+
+def test_users_and_items_are_numbered_by_sorted_ids() -> None:
+    columns = as_interactions(clustered_events(0, events=300))
+    found = dataset_of(columns)
+    assert list(found.users) == sorted(set(columns.user_id))
+    assert [found.users[row] for row in found.user] == columns.user_id
+    assert [found.items[row] for row in found.item] == columns.item_id
+
+
+def test_what_answers_a_recommendation_stays_marked_through_the_split() -> None:
+    columns = as_interactions(clustered_events(0, events=100))
+    columns = replace(columns, recommended=np.arange(100) % 3 == 0)
+    parts = split(dataset_of(columns), 0.3)
+    assert parts.history.recommended.tolist() == columns.recommended[:70].tolist()
+    assert parts.holdout.recommended.tolist() == columns.recommended[70:].tolist()
+
+
+def test_an_event_one_half_life_older_weighs_half_and_repeated_ones_add_up() -> None:
+    rows = np.zeros(3, np.int32)
+    times = np.array([0, 10 * DAY_MS, 10 * DAY_MS])
+    strength, recommended = np.array([4.0, 1.0, 1.0], np.float32), np.zeros(3, np.bool_)
+    events = Dataset(["u"], ["i"], rows, rows, times, strength, recommended)
+    assert decayed_preferences(events, half_life_days=10).toarray().tolist() == [[4.0]]
+
+
+def test_too_little_data_is_a_training_error() -> None:
+    few = dataset_of(as_interactions(clustered_events(0, events=49)))
+    with pytest.raises(TrainingError, match="at least 50 positive events on 5 items, got 49 on"):
+        refuse_too_little(few, 50, 5)
+    refuse_too_little(few, 49, 5)
+    with pytest.raises(TrainingError, match="on 101 items"):
+        refuse_too_little(few, 49, 101)
+
+
+def test_events_that_say_nothing_positive_are_no_data() -> None:
+    columns = as_interactions(clustered_events(0, events=80))
+    skipped = np.full(80, TYPE_CODES[EventType.SKIP], np.int8)
+    with pytest.raises(TrainingError, match="got 0 on 0"):
+        refuse_too_little(dataset_of(replace(columns, type=skipped)), 1, 2)
+
+
+HOUR = FeatureSpec("hour", FeatureKind.NUMERIC, "hour", (EventType.CLICK,), 0.0, 24.0, 24)
+OF_PRODUCTS = FeatureSpec("category", FeatureKind.CATEGORICAL, "type", (EventType.CLICK,), domains=("products",))
+
+
+def sketched_events(columns: Interactions, half_life_days: float) -> int:
+    (sketch,) = reference_sketches(columns, "movies", [HOUR], half_life_days)
+    return sum(sketch.counts)
+
+
+def test_sketches_count_the_events_of_the_newest_half_life() -> None:
+    columns = as_interactions(clustered_events(0, events=SKETCH_EVENTS + 500))  # one an hour
+    assert sketched_events(columns, half_life_days=100) == 2_401
+    assert sketched_events(columns, half_life_days=1) == SKETCH_EVENTS
+    assert sketched_events(columns, half_life_days=1_000) == SKETCH_EVENTS + 500
+
+
+def test_only_the_features_of_the_domain_are_sketched() -> None:
+    columns = as_interactions(clustered_events(0, events=100))
+    sketches = reference_sketches(columns, "movies", [HOUR, OF_PRODUCTS], 30)
+    assert [sketch.feature for sketch in sketches] == [HOUR]
+
+
+def test_the_content_hash_tells_any_changed_event() -> None:
+    columns = as_interactions(clustered_events(0, events=100))
+    other = [
+        replace(columns, user_id=[*columns.user_id[:-1], "somebody"]),
+        replace(columns, value=np.where(np.arange(100) == 50, 1.0, columns.value)),
+        replace(columns, ts_ms=columns.ts_ms + 1),
+        replace(columns, features=[None, *columns.features[1:]]),
+    ]
+    assert len({content_sha256(each) for each in (columns, *other)}) == 5
+    assert window_of(columns) == window_of(as_interactions(clustered_events(0, events=100)))
