@@ -80,7 +80,10 @@ class Findings:
         return found
 
     def _bootstrap(self, scored: Scored) -> list[Finding]:
-        """A model without a version asks for its first training, and again each time its data has doubled."""
+        """A model without a version asks for its first training, and again each time its data has doubled.
+
+        The doubling bounds the rate; cooldown and budget are for drift, and a first training must not delay the first of it.
+        """
         self._events += scored.events
         if scored.has_champion or self._events < self._bootstrap_events:
             return []
@@ -88,7 +91,7 @@ class Findings:
         start, end = scored.row.window_start_ms, scored.row.window_end_ms
         reason = f"no version yet, {self._events} events"
         signal = Signal(scored.row.model, "bootstrap", start, end, True, True, reason)
-        return self._step(signal)
+        return [_row("trigger", signal, reason), self._job(signal)]
 
     def _job(self, signal: Signal) -> NewJob:
         trigger = trigger_id(signal.model, signal.detector, self._template.config_hash, signal.window_end_ms)

@@ -1,7 +1,7 @@
 """When drift becomes a retrain job, and why it sometimes does not: a pure step function.
 
 - Hysteresis: a composite alarm must stand in several windows in a row, and calm windows must follow before the next.
-- A fall of hit rate or CTR, and a model without any version, trigger alone.
+- A fall of hit rate or CTR triggers alone.
 - A drift that never calms triggers again after twice the cooldown: the last retrain did not cure it.
 - A signal may ask to wait (`settle_ms`): its trigger comes with the first signal after that, drifting or not.
 - Cooldown and a budget per UTC day bound the rate; both run on event time, so a replay decides the same.
