@@ -1,6 +1,6 @@
 """Event-time windows: chunks become pane histograms, panes become windows, a watermark closes them.
 
-- A window is a sum of panes; tumbling windows have one pane, sliding ones several (research: x300 over per-event windows).
+- A window is a sum of panes; tumbling windows have one pane, sliding ones several (measured: x300 over per-event windows).
 - Watermark = min over live source partitions of (largest event time - lateness): event time only, so that downtime closes
   nothing. A partition silent for `idle` wall seconds no longer holds it back.
 - What comes after its last window has closed is counted as late and reported; it still reaches every other branch.
@@ -270,7 +270,7 @@ def close_windows(step_id: str, up: Stream[Admitted], settings: FlowSettings) ->
         return WindowLogic(windows)
 
     def keyed(admitted: Admitted) -> tuple[str, WindowDelta]:
-        # One key for all features: a key per feature is 3-10 us an item (research/bytewax.md).
+        # One key for all features: a key per feature was measured at 3-10 us an item.
         return "hist:0", combine(admitted, settings.specs, pane_ms)
 
     deltas = op.map("combine", up, keyed)

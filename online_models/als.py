@@ -1,7 +1,7 @@
 """Implicit-feedback ALS of Hu, Koren and Volinsky (2008): the least squares behind fold-in and new items.
 
 - Confidence c = 1 + alpha r: r sums the strengths of a user's events with an item, the newest weighing most.
-- Fold-in is exact, one Cholesky solve per user: research found it to be what pays, more than refitting items.
+- Fold-in is exact, one Cholesky solve per user: it was measured to be what pays, more than refitting items.
 - Items newer than the model collect their own normal equations from the stream; they merge by `+`.
 """
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from numba import njit
 
 RECENT_EVENTS: Final = 100
-"""Events kept for fold-in; research found no gain from longer ones once recency weights are on."""
+"""Events kept for fold-in; no gain was measured from longer ones once recency weights are on."""
 
 SEEN_ITEMS: Final = 16_384
 """Items remembered as seen; the newest win."""
