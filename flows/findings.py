@@ -74,7 +74,7 @@ class Findings:
                 case Suppressed():
                     found.append(_row("suppressed", decision.signal, decision.reason))
                 case Trigger():
-                    found += [_row("trigger", decision.signal, decision.signal.reason), self._job(decision.signal)]
+                    found += self._ask(decision.signal)
                 case _:
                     assert_never(decision)
         return found
@@ -91,11 +91,13 @@ class Findings:
         start, end = scored.row.window_start_ms, scored.row.window_end_ms
         reason = f"no version yet, {self._events} events"
         signal = Signal(scored.row.model, "bootstrap", start, end, True, True, reason)
-        return [_row("trigger", signal, reason), self._job(signal)]
+        return self._ask(signal)
 
-    def _job(self, signal: Signal) -> NewJob:
+    def _ask(self, signal: Signal) -> list[Finding]:
+        """The row and the job of one trigger."""
         trigger = trigger_id(signal.model, signal.detector, self._template.config_hash, signal.window_end_ms)
-        return NewJob(signal.model, trigger, f"{signal.detector}: {signal.reason}", self._template.payload)
+        job = NewJob(signal.model, trigger, f"{signal.detector}: {signal.reason}", self._template.payload)
+        return [_row("trigger", signal, signal.reason), job]
 
     def snapshot(self) -> tuple[Any, ...]:
         """Plain values; `restore` continues exactly from here."""
