@@ -12,7 +12,7 @@ COPY retrain_workers retrain_workers
 COPY serving_api serving_api
 
 FROM source AS build-flow
-RUN pip install --no-cache-dir --constraint constraints.txt '.[flow]'
+RUN pip install --no-cache-dir --constraint constraints.txt '.[flow,report]'
 
 FROM source AS build-worker
 RUN pip install --no-cache-dir --constraint constraints.txt '.[train]'

@@ -7,6 +7,14 @@ from typing import Final
 
 NAMES: Final = {
     "replay": "a whole `flows replay` of a recorded log: events per second, CPU seconds, memory",
+    "replay_json": "monitoring NDJSON with the whole flow: events per CPU second, beside orjson",
+    "replay_wide": "monitoring a Parquet log of 100 features with the whole flow: rows per minute, memory",
+    "drift_throughput": "from a batch in memory to a window's verdict, beside Scouter, Frouros, NannyML and Evidently",
+    "adwin": "ADWIN over 60 features, beside river: values per second, the same detections and windows",
+    "drift_accuracy": "true and false alarms of drift on seeded streams, beside the published thresholds",
+    "one_outlier": "one corrupt value, ten thousand words, missing values: what must change no verdict and what must be found",
+    "seasonal": "false alarms of streams with a day, a week or a memory, and how much drift is found beside them",
+    "ranking": "mutual information of categorical features, beside scikit-learn and OutRank",
 }
 """Benchmark -> what it measures. Each is a module here with `main(arguments) -> exit status`."""
 
@@ -24,7 +32,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def usage() -> str:
-    listed = "\n".join(f"  {name:10} {what}" for name, what in NAMES.items())
+    listed = "\n".join(f"  {name:17} {what}" for name, what in NAMES.items())
     return (
         "usage: python -m benchmarks NAME [--help | options]\n\n"
         f"{listed}\n\nThe last line printed is one JSON object.\nexample: python -m benchmarks replay --runs 5"

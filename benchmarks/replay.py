@@ -13,13 +13,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 from benchmarks.report import ROOT, Machine, Target, result, table
 from benchmarks.workloads import WORKLOADS, write_log
+from online_models.contracts.features import FeatureSpec
 from scripts import import_dataset
 
 MOVIELENS: Final = "ml-latest-small"
@@ -33,6 +36,9 @@ class Run:
     """One replay: events per second by its report and by its process, CPU seconds of the job alone, peak memory."""
 
     events: int
+    rejected: int
+    windows: int
+    drift_events: int
     by_report: float
     by_process: float
     wall_seconds: float
@@ -88,8 +94,26 @@ def log_of(options: argparse.Namespace, directory: Path) -> tuple[str, Path]:
     return f"seeded {kind} (seed {seed}, {events} events)", log
 
 
-def replayed(log: Path) -> Run:
+def flow_config(settings: Mapping[str, object], features: Sequence[FeatureSpec]) -> str:
+    """A `penstock.toml` with these settings of the flow and these features.
+
+    >>> flow_config({"embeddings": False, "window_seconds": 60}, []).splitlines()
+    ['[flow]', 'embeddings = false', 'window_seconds = 60']
+    """
+    lines = ["[flow]", *(f"{name} = {json.dumps(value)}" for name, value in settings.items())]
+    for spec in features:
+        fields = msgspec.to_builtins(spec)
+        # Numbers, booleans, texts and lists of them are written alike in JSON and in TOML.
+        lines += ["[[flow.features]]", *(f"{name} = {json.dumps(value)}" for name, value in fields.items())]
+    return "\n".join(lines) + "\n"
+
+
+def replayed(log: Path, config: str = "") -> Run:
     """One replay in a process and a home of its own.
+
+    Parameters
+    ----------
+    config : content of the `penstock.toml` that it runs under
 
     Raises
     ------
@@ -99,6 +123,7 @@ def replayed(log: Path) -> Run:
     with tempfile.TemporaryDirectory(prefix="penstock-bench-home-") as name:
         home = Path(name)
         home.chmod(0o711)  # PostgreSQL may run under another account
+        (home / "penstock.toml").write_text(config)
         kept = {key: value for key, value in os.environ.items() if not key.startswith("PENSTOCK_")}
         environment = {**kept, "PENSTOCK_HOME": str(home), "PYTHONPATH": str(ROOT)}
         command = [sys.executable, "-m", "flows", "replay", str(log.resolve()), "--report", str(home / "report.json")]
@@ -110,6 +135,9 @@ def replayed(log: Path) -> Run:
         report = json.loads((home / "report.json").read_text())
     return Run(
         events=report["events"],
+        rejected=report["rejected"],
+        windows=report["windows"],
+        drift_events=report["drift_events"],
         by_report=report["events_per_second"],
         by_process=report["events"] / seconds,
         wall_seconds=report["wall_seconds"],

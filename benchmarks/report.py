@@ -4,6 +4,7 @@ The machine and its load are part of every result: a figure without them cannot 
 """
 
 import json
+import math
 import os
 import platform
 import subprocess
@@ -17,15 +18,27 @@ ROOT: Final = Path(__file__).parents[1]
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a figure should be: `at_least` is in the figure's own unit."""
+    """What a figure should be, in its own unit: `at_least` some value, `at_most` some value, or both."""
 
     name: str
     value: float
-    at_least: float
+    at_least: float = -math.inf
+    at_most: float = math.inf
 
     @property
     def met(self) -> bool:
-        return self.value >= self.at_least
+        return self.at_least <= self.value <= self.at_most
+
+    @property
+    def bounds(self) -> str:
+        """The bounds in words.
+
+        >>> Target("peak GB", 0.7, at_most=1.0).bounds
+        '<= 1'
+        """
+        above = f">= {self.at_least:g}" if self.at_least > -math.inf else ""
+        below = f"<= {self.at_most:g}" if self.at_most < math.inf else ""
+        return ", ".join(filter(None, (above, below)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +91,7 @@ def result(benchmark: str, machine: Machine, figures: Mapping[str, float], targe
             "machine": {"cores": machine.cores, "cpu": machine.cpu, "load": machine.load},
             "figures": dict(figures),
             "targets": [
-                {"name": each.name, "value": each.value, "target": f">= {each.at_least:g}", "met": each.met}
-                for each in targets
+                {"name": each.name, "value": each.value, "target": each.bounds, "met": each.met} for each in targets
             ],
         }
     )

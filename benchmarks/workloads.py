@@ -3,6 +3,8 @@
 - `ratings`: like MovieLens latest-small in what a replay's cost depends on: 165 ratings a user in few sittings,
   a long tail of items, a day in four without any event, one to five genres an item.
 - `mixed`: like a live log: requests with ten impressions, some clicked and consumed, in two domains.
+
+Those of many rows are made by columns, in `wide_workloads`.
 """
 
 import uuid

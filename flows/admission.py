@@ -4,7 +4,7 @@
 - One key holds the memory of seen events: duplicates across files and partitions meet there.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +14,9 @@ import numpy as np
 from bytewax.dataflow import Stream, operator
 from bytewax.operators import StatefulBatchLogic
 
-from flows.chunks import Chunk, raw_row, reject
+from flows.chunks import Chunk, Parsed, raw_row, reject
 from flows.deduplicate import SeenEvents
-from flows.parse import Parsed, parse
+from flows.parse import parse
 from online_models.contracts.events import EventBatch, Reject, TimeBounds
 
 
@@ -59,8 +59,18 @@ class AdmitLogic(StatefulBatchLogic[tuple[Chunk, Parsed], Admitted, tuple[Any, .
 
 
 @operator
-def admit_events(step_id: str, up: Stream[Chunk], bounds: Callable[[], TimeBounds], capacity: int) -> Stream[Admitted]:
-    """Chunks -> valid events seen for the first time, with what was turned away; `bounds` is asked per chunk."""
+def admit_events(
+    step_id: str,
+    up: Stream[Chunk],
+    bounds: Callable[[], TimeBounds],
+    capacity: int,
+    names: Sequence[str] = (),
+) -> Stream[Admitted]:
+    """Chunks -> valid events seen for the first time, with what was turned away.
+
+    bounds : asked per chunk
+    names : the features that will be asked for, see `parse`
+    """
 
     def build(resume: tuple[Any, ...] | None) -> AdmitLogic:
         seen = SeenEvents(capacity)
@@ -68,5 +78,5 @@ def admit_events(step_id: str, up: Stream[Chunk], bounds: Callable[[], TimeBound
             seen.restore(resume)
         return AdmitLogic(seen)
 
-    parsed = op.map("parse", up, lambda chunk: ("admission", (chunk, parse(chunk, bounds()))))
+    parsed = op.map("parse", up, lambda chunk: ("admission", (chunk, parse(chunk, bounds(), names))))
     return op.key_rm("unkey", op.stateful_batch("admit", parsed, build))

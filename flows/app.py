@@ -3,6 +3,7 @@
 Two ways in: `replay` recorded logs to their end, or `run` on the live segments until stopped.
 """
 
+import dataclasses
 import fcntl
 import gc
 import hashlib
@@ -28,29 +29,36 @@ from bytewax.recovery import RecoveryConfig, init_db_dir
 from bytewax.testing import run_main
 
 from flows.admission import admit_events
-from flows.chunks import Chunk
+from flows.chunks import Chunk, Limits, Lines
+from flows.combine import Combine, Plans
 from flows.dead_letters import DeadLetterSink, dead_letters
-from flows.drift import score_windows
+from flows.deduplicate import SeenEvents
+from flows.drift import score_windows, words_of
 from flows.embeddings import EmbeddingSink, OnlineAlsFactory, learn_embeddings
 from flows.findings import FindingSink, JobTemplate, decide
+from flows.instruments import Instruments
 from flows.interactions import InteractionSink, store_interactions
 from flows.live import Champions, LiveVersions
+from flows.live_space import LiveSpace
 from flows.outcomes import watch_outcomes
+from flows.parse import parse
 from flows.progress import Display, ProgressSink, Stopwatch, progress_of
 from flows.segments import SegmentSource
 from flows.settings import FlowSettings
 from flows.sources import LogSource
 from flows.tally import Tally
 from flows.triggers import TriggerPolicy
+from flows.vowpal_wabbit import VwMapping
 from flows.windows import close_windows
-from online_models import als, histograms, history
+from online_models import als, history
 from online_models.contracts.events import TimeBounds, timestamp_ms
-from online_models.contracts.features import spec_hash
+from online_models.contracts.features import DEFAULT_FEATURES, spec_hash
 from online_models.contracts.jobs import TrainAls
 from online_models.drift.adwin import Adwin
 from online_models.errors import PenstockError, SourceError
 from online_models.ports import EmbeddingStore, InteractionStore, JobQueue, WindowStore
 from online_models.settings import StoreSettings
+from online_models.sketches import Layout, sketch
 from online_models.stores import redis
 from online_models.stores.catalogue import read_catalogue
 from online_models.stores.filesystem import FilesystemArtifacts
@@ -65,6 +73,11 @@ log: Final = logging.getLogger(__name__)
 
 RECOVERY_PARTITIONS: Final = 8
 """Fixed for the life of a recovery store."""
+
+WARM_UP_LINE: Final = (
+    b'{"event_id":"00000000-0000-0000-0000-000000000000","type":"rating","user_id":"u","item_id":"i","ts":0,'
+    b'"domain":"movies","value":1.0,"features":{"genres":["Drama"]}}\n'
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,25 +117,30 @@ def build_flow(
     run: Run,
     tally: Tally,
     display: Display,
+    instruments: Instruments,
     bounds: Callable[[], TimeBounds],
 ) -> Dataflow:
-    """The dataflow of ARCHITECTURE section 4. Step ids are permanent: recovered state is found by them."""
+    """The stream job. Step ids are permanent: recovered state is found by them."""
     flow = Dataflow("penstock")
-    admitted = admit_events("admission", op.input("events", flow, source), bounds, settings.dedupe_capacity)
+    names = tuple(dict.fromkeys(name for spec in settings.features for name in spec.reads))
+    admitted = admit_events("admission", op.input("events", flow, source), bounds, settings.dedupe_capacity, names)
 
-    closed = close_windows("hist", admitted, settings)
+    plans = Plans(settings)
+    space = LiveSpace(stores.live, stores.embeddings) if settings.embeddings else None
+    closed = close_windows("hist", admitted, settings, Combine(settings, plans, space))
     op.output("progress_sink", progress_of("totals", closed), ProgressSink(tally, display))
-    scored = score_windows("drift", closed, settings, stores.champions)
+    scored = score_windows("drift", closed, settings, plans, stores.champions)
     outcomes = watch_outcomes("variants", admitted, settings)
-    found = decide(
-        "decide", op.merge("found", scored, outcomes), policy(settings), template(settings), settings.bootstrap_events
-    )
-    op.output("finding_sink", found, FindingSink(stores.windows, stores.queue, tally))
+    merged = op.merge("found", scored, words_of("frequent", closed), outcomes)
+    found = decide("decide", merged, policy(settings), template(settings), settings.bootstrap_events)
+    op.output("finding_sink", found, FindingSink(stores.windows, stores.queue, tally, instruments))
 
-    make = OnlineAlsFactory(run.run_id, stores.embeddings, stores.live, settings.popularity_half_life_days)
-    op.output("embedding_sink", learn_embeddings("learn", admitted), EmbeddingSink(make, tally))
-    rows = store_interactions("interactions", admitted)
-    op.output("interaction_sink", rows, InteractionSink(stores.interactions, tally))
+    if settings.embeddings:
+        make = OnlineAlsFactory(run.run_id, stores.embeddings, stores.live, settings.popularity_half_life_days)
+        op.output("embedding_sink", learn_embeddings("learn", admitted), EmbeddingSink(make, tally))
+    if settings.interactions:
+        rows = store_interactions("interactions", admitted)
+        op.output("interaction_sink", rows, InteractionSink(stores.interactions, tally))
     turned_away = dead_letters("dead_letters", admitted)
     op.output("dead_letter_sink", turned_away, DeadLetterSink(run.dead_letters, tally))
     return flow
@@ -135,26 +153,28 @@ def policy(settings: FlowSettings) -> TriggerPolicy:
 
 def template(settings: FlowSettings) -> JobTemplate:
     """What every job of these settings asks for."""
+    features = () if settings.features == DEFAULT_FEATURES else settings.features
     identity = f"{spec_hash(settings.features)}|{policy(settings)}|{settings.window_seconds}|{settings.pane_seconds}"
-    payload = TrainAls(factors=settings.train_factors, half_life_days=settings.train_half_life_days)
+    payload = TrainAls(factors=settings.train_factors, half_life_days=settings.train_half_life_days, features=features)
     return JobTemplate(payload, hashlib.sha256(identity.encode()).hexdigest())
 
 
-def warm_up() -> None:
+def warm_up(settings: FlowSettings) -> None:
     """Load the compiled kernels (half a second of one-time work) while the servers start, not inside the first chunk."""
-    one, first = np.zeros(1), np.zeros(1, np.int64)
-    histograms.count_numeric(one, first, 1, 0.0, 1.0, 1)
-    histograms.count_hashed(np.zeros(1, np.uint64), first, first, 1, 1)
-    factors = np.ones((1, 1), np.float32)
-    als.fold_in(np.array([0, 1]), first, np.ones(1, np.float32), factors, factors, 1.0)
-    Adwin().update(one)
-    history.merge_all([history.EMPTY], np.zeros(1, history.ENTRY), first, np.zeros(1, history.SEEN), first)
+    sample = parse(Chunk("", "", 0, Lines(WARM_UP_LINE, 0)), TimeBounds(0, 2**62)).batch
+    sketch(Layout(settings.specs("movies"), settings.profile), sample, np.zeros(len(sample), np.int64), 1)
+    SeenEvents(2).admit(sample.event_hash)
+    Adwin().update(np.zeros(1))
+    if settings.embeddings:
+        first, factors = np.zeros(1, np.int64), np.ones((1, 1), np.float32)
+        als.fold_in(np.array([0, 1]), first, np.ones(1, np.float32), factors, factors, 1.0)
+        history.merge_all([history.EMPTY], np.zeros(1, history.ENTRY), first, np.zeros(1, history.SEEN), first)
 
 
 @contextmanager
 def connect(settings: FlowSettings, store_settings: StoreSettings) -> Iterator[Stores]:
     """Open the stores of a flow process: configured servers, or the embedded ones."""
-    kernels = threading.Thread(target=warm_up)
+    kernels = threading.Thread(target=warm_up, args=(settings,))
     kernels.start()
     with open_servers(store_settings) as endpoints:
         kernels.join()
@@ -255,6 +275,25 @@ def bounds_of(settings: FlowSettings, now: datetime) -> TimeBounds:
     return TimeBounds(timestamp_ms(settings.earliest), round(latest.timestamp() * 1000))
 
 
+def limits_of(settings: FlowSettings) -> Limits:
+    """How much is read at once."""
+    longest = settings.max_line_bytes
+    return Limits(max(settings.chunk_bytes, 2 * longest), longest, table_rows=settings.table_rows)
+
+
+def mapping_of(settings: FlowSettings) -> VwMapping:
+    """What the namespaces of a Vowpal Wabbit log mean."""
+    start_ms = timestamp_ms(settings.vw_start) if settings.vw_start else None
+    return dataclasses.replace(
+        VwMapping(numbers=frozenset(settings.vw_numbers), start_ms=start_ms), **dict[str, Any](settings.vw_fields)
+    )
+
+
+def left_out(settings: FlowSettings) -> list[str]:
+    """Branches that these settings leave out: a run with others has other state, and is not the same run."""
+    return [f"without-{name}" for name in ("embeddings", "interactions") if not getattr(settings, name)]
+
+
 def stop_on_signals() -> threading.Event:
     """An event that SIGTERM and SIGINT set: sources then end after their current chunk, and the epoch is snapshotted."""
     stop = threading.Event()
@@ -275,14 +314,15 @@ class ReplayOptions:
 
 def replay(settings: FlowSettings, store_settings: StoreSettings, options: ReplayOptions) -> dict[str, float]:
     """Replay recorded logs to their end; returns the report's figures."""
-    identity = " ".join(str(path.resolve()) for path in options.logs)
+    identity = " ".join([*(str(path.resolve()) for path in options.logs), *left_out(settings)])
     directory = store_settings.home / "flow" / "replay"
     stop = stop_on_signals()
     with alone(store_settings.home), connect(settings, store_settings) as stores:
         for path in options.catalogues:
             stores.interactions.put_items(read_catalogue(path))
         run = open_run(directory, identity, options.resume)
-        source = LogSource(options.logs, speed=options.speed, stop=stop, max_line_bytes=settings.max_line_bytes)
+        limits, vw = limits_of(settings), mapping_of(settings)
+        source = LogSource(options.logs, speed=options.speed, stop=stop, limits=limits, vw=vw)
         tally = Tally()
         return _execute(settings, source, stores, run, Display(tally, sys.stderr), tally)
 
@@ -294,9 +334,9 @@ def run_live(settings: FlowSettings, store_settings: StoreSettings) -> dict[str,
     segments.mkdir(parents=True, exist_ok=True)
     stop = stop_on_signals()
     with alone(store_settings.home), connect(settings, store_settings) as stores:
-        identity = str(segments.resolve())
+        identity = " ".join([str(segments.resolve()), *left_out(settings)])
         run = open_run(directory, identity, resume=(directory / "run.json").exists())
-        source = SegmentSource(segments, stop=stop, max_line_bytes=settings.max_line_bytes)
+        source = SegmentSource(segments, stop=stop, limits=limits_of(settings))
         tally = Tally()
         display = Display(tally, sys.stderr, now_ms=lambda: round(datetime.now(UTC).timestamp() * 1000))
         return _execute(settings, source, stores, run, display, tally)
@@ -310,12 +350,14 @@ def _execute(
     display: Display,
     tally: Tally,
 ) -> dict[str, float]:
+    instruments = Instruments([settings.window_seconds, *settings.longer_windows_seconds])
     flow = build_flow(
-        settings, source, stores, run, tally, display, bounds=lambda: bounds_of(settings, datetime.now(UTC))
+        settings, source, stores, run, tally, display, instruments, lambda: bounds_of(settings, datetime.now(UTC))
     )
     # Batches hold many small lists that die young: collecting less often saves a tenth of the CPU time.
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
+    stop_serving = instruments.serve(settings.metrics_port) if settings.metrics_port else lambda: None
     watch = Stopwatch.start()
     log.info("flow_started run=%s directory=%s", run.run_id, run.directory)
     try:
@@ -327,6 +369,7 @@ def _execute(
     except BytewaxRuntimeError as error:
         raise deliberate(error) or error from None
     finally:
+        stop_serving()
         display.close()
     figures = watch.figures(tally)
     log.info("flow_ended run=%s events=%d", run.run_id, figures["events"])

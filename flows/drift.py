@@ -1,129 +1,306 @@
 """Drift of the monitored features: each closed window against what the champion was trained on.
 
-- PSI, KS and KL per feature, two of three make an alarm; every alarm is a row with its reason in plain words.
-- Without a champion, or with another declaration of the feature than the champion's, a window is reported unjudged.
+- The panel judges all features of a window together; every alarm is a row with its reason in plain words.
+- Without a champion the first part of the stream may stand in (`baseline_seconds`); without either, or with another declaration
+  of a feature than the champion's, a window is reported unjudged.
+- One key per model: an alarm is confirmed by the window before it, and a quiet window grows into those before it.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Final
 
 import bytewax.operators as op
 import msgspec
 from bytewax.dataflow import operator
-from bytewax.operators import KeyedStream
+from bytewax.operators import KeyedStream, StatefulBatchLogic
 
+from flows.baseline import Baseline
+from flows.combine import Plans
+from flows.feature_rows import Beside, feature_row
 from flows.live import Champions, Reference, same_declaration
 from flows.settings import FlowSettings
 from flows.triggers import Signal
-from flows.windows import ClosedWindow, Counts, Progress
-from online_models.contracts.features import FeatureSpec
-from online_models.contracts.ids import ModelName
-from online_models.drift.composite import Verdict, two_of_three
-from online_models.drift.kl import KlDetector
-from online_models.drift.ks import KsDetector
-from online_models.drift.psi import THRESHOLD, PsiDetector
-from online_models.ports import DriftRow, WindowRow
+from flows.windows import ClosedWindow, Found
+from online_models.contracts.artifacts import FeatureSketch
+from online_models.contracts.ids import ModelName, ModelVersion
+from online_models.drift.panel import Memory, Panel
+from online_models.drift.verdict import Verdict, WindowVerdict
+from online_models.ports import DriftRow, FeatureWindowRow, FeatureWord, WindowRow
+from online_models.ranking import Ranking
+from online_models.sketches import FeatureState
 
+SCHEMA: Final = 1
 
-class FeatureReport(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One feature in one window: how many values, how many of them missing, and what the detectors say (None: unjudged)."""
-
-    events: int
-    missing: int
-    psi: float | None = None
-    ks: float | None = None
-    kl: float | None = None
-    drifted: bool = False
-    why: str = ""
+PAIRS: Final = 10
+"""Pairs of features that a report names."""
 
 
 class WindowReport(msgspec.Struct, frozen=True):
-    """One model's window as stored in `window_reports`; `reference` is the champion it was compared with, if any."""
+    """One model's window as stored in `window_reports`.
+
+    reference : the champion it was compared with, if any; verdicts : feature -> verdict
+    pairs : the features, and what both together tell of success in nats, of the pairs that tell most so far
+    """
 
     events: int
     reference: str | None
-    features: dict[str, FeatureReport]
+    verdicts: dict[str, str]
+    pairs: list[tuple[str, str, float]] = []
 
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """A judged window: its row, a row per drifting feature, and the signal for the triggers."""
+    """A judged window: its rows, a row per drifting feature, the signal for the triggers, and events not counted before.
+
+    features : a row per feature that was judged, or that enough events carry to say something
+    """
 
     row: WindowRow
+    features: Sequence[FeatureWindowRow]
     alarms: Sequence[DriftRow]
     signal: Signal
-    events: int
+    new_events: int
     has_champion: bool
 
 
-def score(window: ClosedWindow, reference: Reference | None, settings: FlowSettings) -> Scored:
-    """Judge one window of one model; the same window and reference give the same rows."""
-    features = {
-        spec.name: judge(spec, window.counts[spec.name], reference, settings.min_window_events)
-        for spec in settings.specs(window.model)
-        if spec.name in window.counts
-    }
-    drifted = {name: report for name, report in features.items() if report.drifted}
-    report = WindowReport(window.events, reference.version if reference else None, features)
-    reason = "; ".join(report.why for report in drifted.values())
-    return Scored(
-        row=WindowRow(window.model, window.start_ms, window.end_ms, msgspec.json.encode(report)),
-        alarms=[alarm(window, name, report) for name, report in drifted.items()],
-        signal=Signal(window.model, "composite", window.start_ms, window.end_ms, bool(drifted), False, reason),
-        events=window.events,
-        has_champion=reference is not None,
-    )
+@dataclass(frozen=True, slots=True)
+class Ranks:
+    """features : name -> (information in nats, rank from 1); pairs : the most telling ones, best first."""
+
+    features: Mapping[str, tuple[float, int]]
+    pairs: Sequence[tuple[str, str, float]]
 
 
-def judge(spec: FeatureSpec, counts: Counts, reference: Reference | None, min_events: int) -> FeatureReport:
-    """One feature's report; unjudged without a comparable reference or with too few values."""
-    events, missing = int(counts.sum()), int(counts[-1])
-    known = reference.features.get(spec.name) if reference else None
-    if known is None or not same_declaration(spec, known[0]):
-        return FeatureReport(events, missing)
-    psi, ks, kl = (kind(known[1], spec.kind, min_events=min_events) for kind in (PsiDetector, KsDetector, KlDetector))
-    for detector in (psi, ks, kl):
-        detector.update(counts)
-    found = two_of_three(psi.reading, ks.reading, kl.reading)
-    if found.verdict is Verdict.INCONCLUSIVE:
-        return FeatureReport(events, missing)
-    drifted = found.verdict is Verdict.DRIFT
-    why = found.explain(spec.name) if drifted else ""
-    return FeatureReport(events, missing, psi.statistic, ks.statistic, kl.statistic, drifted, why)
+class Judge:
+    """One model's windows against its reference, in their order.
+
+    Parameters
+    ----------
+    model : whose windows these are
+    plans : how their sketches lie
+    """
+
+    def __init__(self, model: ModelName, settings: FlowSettings, plans: Plans) -> None:
+        self.model = model
+        self._settings = settings
+        self._plans = plans
+        self._baseline = (
+            Baseline(plans.declared(model), settings.baseline_seconds) if settings.baseline_seconds else None
+        )
+        self._reference: Reference | None = None
+        self._panel: Panel | None = None
+        self._beside: dict[str, Beside] = {}
+        self._judged: ModelVersion | None = None
+        self._memory: dict[int, Memory] = {}
+        self._ranking = plans.ranking(model)
+        self._ranks = Ranks({}, ())
+
+    @property
+    def _version(self) -> ModelVersion | None:
+        """Of the champion that is the reference."""
+        return self._reference.version if self._reference else None
+
+    def add(self, window: ClosedWindow, champion: Reference | None) -> Scored:
+        """Judge one window; the same windows and references give the same rows."""
+        main = window.end_ms - window.start_ms == self._settings.window_seconds * 1000
+        baseline = self._baseline.add(window) if self._baseline and main else None
+        self._use(champion or baseline)
+        if main and window.joint is not None:
+            self._ranking.update(window.end_ms - window.pane_ms, window.joint)
+            self._ranks = self._ranked()
+        states = self._states(window)
+        verdict = self._verdict(window, states)
+        rows = [
+            self._row(window, name, state, verdict)
+            for name, state in states.items()
+            if state.events >= self._settings.min_window_events or (verdict and name in verdict.features)
+        ]
+        alarms = [self._alarm(row) for row in rows if row.verdict == Verdict.DRIFT.value]
+        report = WindowReport(
+            window.events, self._version, {row.feature: row.verdict for row in rows}, list(self._ranks.pairs)
+        )
+        return Scored(
+            row=WindowRow(window.model, window.start_ms, window.end_ms, msgspec.json.encode(report)),
+            features=rows,
+            alarms=alarms,
+            signal=_signal(window, alarms, main),
+            new_events=window.newest_events if main else 0,
+            has_champion=champion is not None,
+        )
+
+    def _use(self, reference: Reference | None) -> None:
+        """Prepare a new reference's panel; what was remembered of windows against the former one says nothing any more."""
+        if reference is self._reference:
+            return
+        self._reference = reference
+        if reference is None:
+            self._panel, self._beside = None, {}
+            return
+        if reference.version != self._judged:
+            self._memory = {}
+            self._judged = reference.version
+        comparable = self._comparable(reference)
+        self._panel = Panel(comparable, self._settings.policy_matrix)
+        self._beside = {sketch.feature.name: Beside.of(sketch) for sketch in comparable}
+
+    def _comparable(self, reference: Reference) -> list[FeatureSketch]:
+        declared = {spec.name: spec for spec in self._settings.specs(self.model) if not spec.ghost}
+        return [
+            sketch
+            for sketch in reference.sketches
+            if sketch.feature.name in declared and same_declaration(sketch.feature, declared[sketch.feature.name])
+        ]
+
+    def _states(self, window: ClosedWindow) -> dict[str, FeatureState]:
+        """States of all features with an event in the window; those in an embedding space only of the reference's."""
+        if self._panel is None and window.events < self._settings.min_window_events:
+            return {}  # nothing to judge by, and too little to tell
+        tags = ["", *([self._reference.version] if self._reference and self._reference.version else [])]
+        states = {}
+        for tag in tags:
+            if tag in window.sketches:
+                layout = self._plans.of(self.model, tag)
+                for spec in layout.specs:
+                    state = layout.state(window.sketches[tag], spec.name)
+                    if state.events:
+                        states[spec.name] = state
+        return states
+
+    def _ranked(self) -> "Ranks":
+        names = [spec.name for spec in self._plans.declared(self.model).specs]
+        ranked = [each for each in self._ranking.ranks() if each.events > 0]
+        alone = [each for each in ranked if len(each.features) == 1]
+        pairs = [each for each in ranked if len(each.features) == 2][:PAIRS]
+        return Ranks(
+            {names[each.features[0]]: (each.nats, place) for place, each in enumerate(alone, 1)},
+            tuple((names[each.features[0]], names[each.features[1]], each.nats) for each in pairs),
+        )
+
+    def _verdict(self, window: ClosedWindow, states: dict[str, FeatureState]) -> WindowVerdict | None:
+        if self._panel is None:
+            return None
+        length = window.end_ms - window.start_ms
+        memory = self._memory.get(length, Memory())
+        counts = {name: state.counts for name, state in states.items()}
+        events = {name: state.events for name, state in states.items()}
+        verdict, self._memory[length] = self._panel.judge(counts, window.start_ms, window.end_ms, memory, events)
+        return verdict
+
+    def _row(
+        self, window: ClosedWindow, name: str, state: FeatureState, verdict: WindowVerdict | None
+    ) -> FeatureWindowRow:
+        found = verdict.features.get(name) if verdict else None
+        told = found is not None and found.verdict is not Verdict.INCONCLUSIVE
+        information, rank = self._ranks.features.get(name, (None, None))
+        return feature_row(
+            window.model,
+            window.start_ms,
+            window.end_ms,
+            self._version,
+            state,
+            self._beside.get(name),
+            found,
+            information,
+            rank,
+            detailed=told or state.events >= self._settings.min_window_events,
+        )
+
+    def _alarm(self, row: FeatureWindowRow) -> DriftRow:
+        """The row of a drifting feature; its statistic is the effect, its threshold the least effect that counts."""
+        component = next(spec.component for spec in self._settings.features if spec.name == row.feature)
+        return DriftRow(
+            id=row_id("drift", row.model, "panel", row.feature, row.window_start_ms, row.window_end_ms),
+            kind="drift",
+            model=row.model,
+            detector="panel",
+            feature=row.feature,
+            window_start_ms=row.window_start_ms,
+            window_end_ms=row.window_end_ms,
+            statistic=row.effect or 0.0,
+            threshold=self._settings.policy(component).effect,
+            reason=row.why,
+        )
+
+    def snapshot(self) -> tuple[Any, ...]:
+        """Plain values; `restore` continues exactly from here."""
+        memory = {length: each.snapshot() for length, each in self._memory.items()}
+        baseline = self._baseline.snapshot() if self._baseline else None
+        return (SCHEMA, self._judged, memory, baseline, self._ranking.snapshot())
+
+    def restore(self, snapshot: tuple[Any, ...]) -> None:
+        """Take a snapshot's state."""
+        schema, self._judged, memory, baseline, ranking = snapshot
+        if schema != SCHEMA:
+            raise ValueError(f"judge snapshot: expected schema {SCHEMA}, got {schema}")
+        self._memory = {length: Memory.restore(each) for length, each in memory.items()}
+        if self._baseline and baseline is not None:
+            self._baseline.restore(baseline)
+        self._ranking = Ranking.restore(ranking)
+        self._ranks = self._ranked()
 
 
-def alarm(window: ClosedWindow, feature: str, report: FeatureReport) -> DriftRow:
-    """The row of a drifting feature; its statistic is the PSI, its threshold the PSI's."""
-    return DriftRow(
-        id=row_id("drift", window.model, "composite", feature, window.end_ms),
-        kind="drift",
-        model=window.model,
-        detector="composite",
-        feature=feature,
-        window_start_ms=window.start_ms,
-        window_end_ms=window.end_ms,
-        statistic=report.psi or 0.0,
-        threshold=THRESHOLD,
-        reason=report.why,
-    )
+def _signal(window: ClosedWindow, alarms: Sequence[DriftRow], main: bool) -> Signal:
+    """A longer window's alarm stands alone: windows of its length are rare, and it was confirmed already."""
+    detector = "panel" if main else f"panel_{(window.end_ms - window.start_ms) // 1000}s"
+    reason = "; ".join(alarm.reason for alarm in alarms)
+    return Signal(window.model, detector, window.start_ms, window.end_ms, bool(alarms), not main, reason)
 
 
-def row_id(kind: str, model: ModelName, detector: str, feature: str, window_end_ms: int) -> str:
+def row_id(kind: str, model: ModelName, detector: str, feature: str, window_start_ms: int, window_end_ms: int) -> str:
     """Deterministic id of a row of `drift_events`."""
-    return hashlib.sha256(f"{kind}|{model}|{detector}|{feature}|{window_end_ms}".encode()).hexdigest()
+    name = f"{kind}|{model}|{detector}|{feature}|{window_start_ms}|{window_end_ms}"
+    return hashlib.sha256(name.encode()).hexdigest()
+
+
+class JudgeLogic(StatefulBatchLogic[ClosedWindow, Scored, tuple[Any, ...]]):
+    """The Bytewax shell around `Judge`: which model it judges it learns from the first window."""
+
+    def __init__(self, make: Callable[[ModelName], Judge], champions: Champions) -> None:
+        self._make = make
+        self._champions = champions
+        self._judge: Judge | None = None
+
+    def on_batch(self, values: list[ClosedWindow]) -> tuple[list[Scored], bool]:
+        return [self._of(each.model).add(each, self._champions.reference(each.model)) for each in values], False
+
+    def _of(self, model: ModelName) -> Judge:
+        if self._judge is None:
+            self._judge = self._make(model)
+        return self._judge
+
+    def restore(self, snapshot: tuple[Any, ...]) -> None:
+        """Take a snapshot's state."""
+        model, state = snapshot
+        self._of(model).restore(state)
+
+    def snapshot(self) -> tuple[Any, ...]:
+        assert self._judge is not None
+        return (self._judge.model, self._judge.snapshot())
 
 
 @operator
 def score_windows(
-    step_id: str, up: KeyedStream[ClosedWindow | Progress], settings: FlowSettings, champions: Champions
+    step_id: str, up: KeyedStream[Found], settings: FlowSettings, plans: Plans, champions: Champions
 ) -> KeyedStream[Scored]:
     """Closed windows -> judged windows, keyed by model."""
 
-    def scored(item: tuple[str, ClosedWindow | Progress]) -> tuple[str, Scored] | None:
-        _, found = item
-        if isinstance(found, Progress):
-            return None
-        return found.model, score(found, champions.reference(found.model), settings)
+    def build(resume: tuple[Any, ...] | None) -> JudgeLogic:
+        logic = JudgeLogic(lambda model: Judge(model, settings, plans), champions)
+        if resume is not None:
+            logic.restore(resume)
+        return logic
 
-    return op.filter_map("score", up, scored)
+    keyed = op.filter_map(
+        "closed", up, lambda item: (item[1].model, item[1]) if isinstance(item[1], ClosedWindow) else None
+    )
+    return op.stateful_batch("judge", keyed, build)
+
+
+@operator
+def words_of(step_id: str, up: KeyedStream[Found]) -> KeyedStream[FeatureWord]:
+    """New frequent words, keyed by model."""
+    return op.filter_map(
+        "words", up, lambda item: (item[1].model, item[1]) if isinstance(item[1], FeatureWord) else None
+    )

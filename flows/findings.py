@@ -17,17 +17,18 @@ from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 
 from flows.background import BackgroundWriter
 from flows.drift import Scored, row_id
+from flows.instruments import Instruments
 from flows.tally import Tally
 from flows.triggers import Signal, Suppressed, Trigger, TriggerPolicy, TriggerState, step
 from online_models.contracts.ids import ModelName
 from online_models.contracts.jobs import NewJob, TrainAls, trigger_id
 from online_models.contracts.rollouts import VariantWindow
-from online_models.ports import DriftRow, JobQueue, WindowRow, WindowStore
+from online_models.ports import DriftRow, FeatureWindowRow, FeatureWord, JobQueue, WindowRow, WindowStore
 
 SCHEMA: Final = 1
 
-Input = Scored | VariantWindow | Signal
-Finding = WindowRow | DriftRow | VariantWindow | NewJob
+Input = Scored | VariantWindow | Signal | FeatureWord
+Finding = WindowRow | FeatureWindowRow | FeatureWord | DriftRow | VariantWindow | NewJob
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +52,12 @@ class Findings:
     def add(self, found: Input) -> list[Finding]:
         """Rows and jobs that follow from one score, alarm or variant window."""
         match found:
-            case VariantWindow():
+            case VariantWindow() | FeatureWord():
                 return [found]
             case Signal():
                 return self._decide(found, [])
             case Scored():
-                rows: list[Finding] = [found.row, *found.alarms]
+                rows: list[Finding] = [found.row, *found.features, *found.alarms]
                 return rows + self._decide(found.signal, found.alarms) + self._bootstrap(found)
             case _:
                 assert_never(found)
@@ -84,7 +85,7 @@ class Findings:
 
         The doubling bounds the rate; cooldown and budget are for drift, and a first training must not delay the first of it.
         """
-        self._events += scored.events
+        self._events += scored.new_events
         if scored.has_champion or self._events < self._bootstrap_events:
             return []
         self._bootstrap_events = 2 * self._events
@@ -117,7 +118,7 @@ class Findings:
 
 def _row(kind: str, signal: Signal, reason: str) -> DriftRow:
     return DriftRow(
-        id=row_id(kind, signal.model, signal.detector, "", signal.window_end_ms),
+        id=row_id(kind, signal.model, signal.detector, "", signal.window_start_ms, signal.window_end_ms),
         kind=kind,
         model=signal.model,
         detector=signal.detector,
@@ -165,8 +166,11 @@ def decide(
 class FindingPartition(StatefulSinkPartition[Finding, tuple[int, ...]]):
     """Stores rows and submits jobs; its snapshot is the run's figures so far."""
 
-    def __init__(self, store: WindowStore, queue: JobQueue, tally: Tally, resume: tuple[int, ...]) -> None:
+    def __init__(
+        self, store: WindowStore, queue: JobQueue, tally: Tally, instruments: Instruments, resume: tuple[int, ...]
+    ) -> None:
         self._store = store
+        self._instruments = instruments
         self._queue = queue
         self._tally = tally
         tally.drift_events, tally.triggers, tally.suppressed, tally.jobs = resume
@@ -179,6 +183,11 @@ class FindingPartition(StatefulSinkPartition[Finding, tuple[int, ...]]):
         found = [finding for findings in waiting for finding in findings]
         if reports := [each for each in found if isinstance(each, WindowRow)]:
             self._store.put_window_reports(reports)
+        if features := [each for each in found if isinstance(each, FeatureWindowRow)]:
+            self._store.put_feature_windows(features)
+            self._instruments.observe(features)
+        if words := [each for each in found if isinstance(each, FeatureWord)]:
+            self._store.put_feature_words(words)
         if windows := [each for each in found if isinstance(each, VariantWindow)]:
             self._store.put_variant_windows(windows)
         if rows := [each for each in found if isinstance(each, DriftRow)]:
@@ -196,7 +205,7 @@ class FindingPartition(StatefulSinkPartition[Finding, tuple[int, ...]]):
             self._tally.jobs += 1
             return
         refusal = DriftRow(
-            id=row_id("refused", job.model, "queue", job.trigger_id, 0),
+            id=row_id("refused", job.model, "queue", job.trigger_id, 0, 0),
             kind="suppressed",
             model=ModelName(job.model),
             detector="queue",
@@ -222,10 +231,11 @@ class FindingPartition(StatefulSinkPartition[Finding, tuple[int, ...]]):
 class FindingSink(FixedPartitionedSink[Finding, tuple[int, ...]]):
     """One partition: rows and jobs are few."""
 
-    def __init__(self, store: WindowStore, queue: JobQueue, tally: Tally) -> None:
+    def __init__(self, store: WindowStore, queue: JobQueue, tally: Tally, instruments: Instruments) -> None:
         self._store = store
         self._queue = queue
         self._tally = tally
+        self._instruments = instruments
 
     def list_parts(self) -> list[str]:
         return ["findings-0"]
@@ -234,4 +244,4 @@ class FindingSink(FixedPartitionedSink[Finding, tuple[int, ...]]):
         return 0
 
     def build_part(self, step_id: str, for_part: str, resume_state: tuple[int, ...] | None) -> FindingPartition:
-        return FindingPartition(self._store, self._queue, self._tally, resume_state or (0, 0, 0, 0))
+        return FindingPartition(self._store, self._queue, self._tally, self._instruments, resume_state or (0, 0, 0, 0))

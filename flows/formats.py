@@ -1,7 +1,7 @@
 """File formats of an event log, by ending, as readers that cut a file into pieces of whole rows.
 
-- NDJSON (`.ndjson .jsonl .json`) and CSV (`.csv`), each plain, `.gz` or `.zst`; Parquet (`.parquet`); Arrow IPC
-  (`.arrow .ipc .feather`, file or stream).
+- NDJSON (`.ndjson .jsonl .json`), CSV (`.csv`) and Vowpal Wabbit text (`.vw`), each plain, `.gz` or `.zst`;
+  Parquet (`.parquet`); Arrow IPC (`.arrow .ipc .feather`, file or stream).
 - Where a piece ends depends only on where it starts, so a resumed job sees the pieces of an uninterrupted one.
 - A CSV header names the columns: event fields, `features` (JSON) or `features.<name>` (a number, a JSON list of
   texts, or text); an empty cell is an absent value, other columns are ignored.
@@ -16,12 +16,13 @@ import msgspec
 from flows.chunks import FEATURE_PREFIX, Limits, Lines, Piece, Reader, Rows, reject
 from flows.streams import ByteStream
 from flows.tables import TABLE_ENDINGS, TableReader
+from flows.vowpal_wabbit import VwMapping, vw_rows
 from online_models.contracts.events import Event, Reject
 from online_models.errors import SourceError
 
 NDJSON_ENDINGS = (".ndjson", ".jsonl", ".json")
 COMPRESSIONS = ("", ".gz", ".zst")
-ENDINGS = tuple(text + packed for text in (*NDJSON_ENDINGS, ".csv") for packed in COMPRESSIONS) + TABLE_ENDINGS
+ENDINGS = tuple(text + packed for text in (*NDJSON_ENDINGS, ".csv", ".vw") for packed in COMPRESSIONS) + TABLE_ENDINGS
 _BOM = b"\xef\xbb\xbf"
 
 Cell = str | int | float | list[str] | dict[str, object]
@@ -44,8 +45,13 @@ def ending_of(path: Path) -> str:
     raise SourceError(f"{path}: expected a name ending in {', '.join(ENDINGS)}")
 
 
-def open_reader(path: Path, offset: int = 0, limits: Limits = Limits()) -> Reader:  # noqa: B008 (frozen)
-    """A reader of a log file that starts at an offset an earlier piece ended at.
+def open_reader(
+    path: Path,
+    offset: int = 0,
+    limits: Limits = Limits(),  # noqa: B008 (frozen)
+    vw: VwMapping = VwMapping(),  # noqa: B008 (frozen)
+) -> Reader:
+    """A reader of a log file that starts at an offset an earlier piece ended at; `vw` says what namespaces mean.
 
     Raises
     ------
@@ -58,6 +64,8 @@ def open_reader(path: Path, offset: int = 0, limits: Limits = Limits()) -> Reade
             return TableReader(path, offset, limits)
         if ending.startswith(".csv"):
             return CsvReader(path, offset, limits)
+        if ending.startswith(".vw"):
+            return VwReader(path, offset, limits, vw)
         return NdjsonReader(path, offset, limits)
     except OSError as error:
         raise SourceError(f"{path}: cannot be opened: {error}") from error
@@ -141,8 +149,8 @@ class TextReader:
         return Piece(Lines(b"", self._offset, newline >= 0), self._offset, (refused,))
 
 
-class NdjsonReader(TextReader):
-    """Pieces of whole NDJSON lines; a line is not looked into."""
+class LineReader(TextReader):
+    """Pieces of whole lines, of which each is a row."""
 
     def _whole_rows(self) -> int:
         buffer, limit = self._buffer, self._limits.line_bytes
@@ -159,10 +167,27 @@ class NdjsonReader(TextReader):
             start = newline + 1
         return start
 
+
+class NdjsonReader(LineReader):
+    """Pieces of whole NDJSON lines; a line is not looked into."""
+
     def _content(self, blob: bytes, terminated: bool) -> tuple[Lines, tuple[Reject, ...]]:
         if self._offset == 0 and blob.startswith(_BOM):
             blob = b"   " + blob[len(_BOM) :]  # white space of the same length: offsets stay right
         return Lines(blob, self._offset, terminated), ()
+
+
+class VwReader(LineReader):
+    """Pieces of whole lines of Vowpal Wabbit text as typed fields."""
+
+    def __init__(self, path: Path, offset: int, limits: Limits, mapping: VwMapping) -> None:
+        self._mapping = mapping
+        super().__init__(path, offset, limits)
+
+    def _content(self, blob: bytes, terminated: bool) -> tuple[Rows, tuple[Reject, ...]]:
+        if self._offset == 0 and blob.startswith(_BOM):
+            blob = b"   " + blob[len(_BOM) :]
+        return vw_rows(blob, self._offset, terminated, self._path, self._mapping)
 
 
 class CsvReader(TextReader):

@@ -16,9 +16,10 @@ import numpy.typing as npt
 from safetensors.numpy import load
 
 from online_models import als
-from online_models.contracts.artifacts import Manifest
+from online_models.contracts.artifacts import FeatureSketch, Manifest
 from online_models.contracts.features import FeatureSpec, spec_hash
 from online_models.contracts.ids import ItemId, ModelName, ModelVersion
+from online_models.embedding_space import Axes, coordinates
 from online_models.errors import ArtifactError, PenstockError
 from online_models.history import UserHistory
 from online_models.ports import ArtifactStore, EmbeddingStore, ModelRegistry, RouteStore, Vector
@@ -43,10 +44,25 @@ class LiveVersion:
         self._item_factors: Vector = tensors["item_factors"]
         self._item_gramian: Vector = tensors["item_gramian"]
         self._user_gramian: Vector = tensors["user_gramian"]
+        self.axes = tensors.get("item_axes")
+        """None of an artifact that was made without them."""
+        self._user_axes = tensors.get("user_axes")
 
     def fold_in(self, users: Sequence[UserHistory]) -> Vector:
         """Vectors (users, k); zeros for a user who has met no trained item."""
         return als.fold_in_histories(users, self.index, self._item_factors, self._item_gramian, self._how)
+
+    def item_places(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+        """Coordinates (n, d) of trained items by their rows (n,)."""
+        assert self.axes is not None
+        return coordinates(self._item_factors[rows], Axes.unpacked(self.axes))
+
+    def user_places(self, users: Sequence[UserHistory]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+        """Coordinates (users, d), and (users,) whether a user has met a trained item at all."""
+        assert self._user_axes is not None
+        vectors = self.fold_in(users)
+        met: npt.NDArray[np.bool_] = (vectors != 0).any(axis=1)
+        return coordinates(vectors, Axes.unpacked(self._user_axes)), met
 
     def add_to_new_item(self, item: ItemId, user: Vector, strength: float) -> None:
         """One event of a user (k,) with a new item."""
@@ -123,10 +139,10 @@ class LiveVersions:
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """What the champion was trained on: feature name -> counts (bins + 3,), for the specs of `features`."""
+    """What windows are compared with: sketches of the champion's training data, or without a version the stream's beginning."""
 
-    version: ModelVersion
-    features: Mapping[str, tuple[FeatureSpec, npt.NDArray[np.int64]]]
+    version: ModelVersion | None
+    sketches: tuple[FeatureSketch, ...]
 
 
 class Champions:
@@ -138,7 +154,7 @@ class Champions:
         self._held: dict[ModelName, tuple[float, Reference | None]] = {}
 
     def reference(self, model: ModelName) -> Reference | None:
-        """The champion's sketches, or None while the model has no version."""
+        """The champion's sketches, or None while the model has no version. The same object until the champion changes."""
         until, reference = self._held.get(model, (0.0, None))
         if time.monotonic() < until:
             return reference
@@ -152,11 +168,7 @@ class Champions:
         registered = self._registry.version(model, version)
         if registered is None:
             raise PenstockError(f"champion {version} of {model} is not in the registry")
-        sketches = registered.manifest.sketches
-        return Reference(
-            version,
-            {sketch.feature.name: (sketch.feature, np.array(sketch.counts, dtype=np.int64)) for sketch in sketches},
-        )
+        return Reference(version, tuple(registered.manifest.sketches))
 
 
 def same_declaration(spec: FeatureSpec, other: FeatureSpec) -> bool:

@@ -1,12 +1,14 @@
-"""Outcomes: which shown items were taken up, per version; hit rate and CTR watched by ADWIN.
+"""Outcomes: which shown items were taken up, per version; hit rate and CTR watched for a fall.
 
 - A request's outcome is final once the watermark is `attribution` past it; only then is it counted, in event-time order.
-- ADWIN hears the stable version and the fallback, not the canary: a bad candidate is the rollout's business, not drift.
+- The monitors hear the stable version and the fallback, not the canary: a bad candidate is the rollout's business, not drift.
 - The unit of a verdict is a user's first exposure in a rollout; it is remembered for the model's newest rollout.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Final
+from functools import partial
+from typing import Any, Final, assert_never
 
 import bytewax.operators as op
 import numpy as np
@@ -21,6 +23,7 @@ from online_models.contracts.ids import ModelName, ModelVersion
 from online_models.contracts.rollouts import VariantWindow
 from online_models.drift.adwin import Adwin
 from online_models.drift.composite import drop_exceeds
+from online_models.drift.prequential import Prequential, Worse
 
 SCHEMA: Final = 1
 FALLBACK: Final = ModelVersion("popularity")
@@ -65,17 +68,17 @@ WindowKey = tuple[ModelVersion, int, int, int]
 
 @dataclass(slots=True)
 class _Monitor:
-    """One rate under ADWIN."""
+    """One rate under a detector of change."""
 
     name: str
-    adwin: Adwin
+    detector: Adwin | Prequential
 
     def hear(self, rate: float, drop_fraction: float) -> str:
         """Take one request's rate in; returns why this is an alarm, or nothing."""
-        self.adwin.update(np.array([rate]))
-        if not self.adwin.drift_detected:
+        self.detector.update(np.array([rate]))
+        if not self.detector.drift_detected:
             return ""
-        before, after = self.adwin.mean_before, self.adwin.mean_after
+        before, after = self.detector.mean_before, self.detector.mean_after
         if not drop_exceeds(before, after, drop_fraction):
             return ""
         return f"{self.name} fell from {before:.4f} to {after:.4f} ({(after - before) / before:+.0%})"
@@ -84,7 +87,14 @@ class _Monitor:
 class Outcomes:
     """One model's open requests, its variant windows, and its monitors."""
 
-    def __init__(self, attribution_ms: int, window_ms: int, delta: float, drop_fraction: float, settle_ms: int) -> None:
+    def __init__(
+        self,
+        attribution_ms: int,
+        window_ms: int,
+        drop_fraction: float,
+        settle_ms: int,
+        detector: Callable[[], Adwin | Prequential] = Adwin,
+    ) -> None:
         self.model = ModelName("")
         self._attribution_ms = attribution_ms
         self._window_ms = window_ms
@@ -95,7 +105,7 @@ class Outcomes:
         self._newest_ms = 0
         self._exposed: tuple[int, set[int]] = (0, set())
         self._windows: dict[WindowKey, VariantWindow] = {}
-        self._monitors = [_Monitor("hit_rate", Adwin(delta=delta)), _Monitor("ctr", Adwin(delta=delta))]
+        self._monitors = [_Monitor("hit_rate", detector()), _Monitor("ctr", detector())]
 
     def add(self, chunk: ModelOutcomes) -> list[VariantWindow | Signal]:
         """Take events in; returns the windows that changed and a signal per monitor that has news."""
@@ -200,7 +210,7 @@ class Outcomes:
         }
         windows = [tuple(getattr(w, name) for name in w.__struct_fields__) for w in self._windows.values()]
         exposed = (self._exposed[0], np.fromiter(self._exposed[1], np.uint64, len(self._exposed[1])))
-        monitors = tuple(monitor.adwin.snapshot() for monitor in self._monitors)
+        monitors = tuple(monitor.detector.snapshot() for monitor in self._monitors)
         early = {name: tuple(answers) for name, answers in self._early.items()}
         return (SCHEMA, requests, early, self._newest_ms, exposed, windows, monitors)
 
@@ -215,7 +225,7 @@ class Outcomes:
         restored = [VariantWindow(*row) for row in windows]
         self._windows = {(w.version, w.rollout_id, w.stage, w.window_start_ms): w for w in restored}
         for monitor, state in zip(self._monitors, monitors, strict=True):
-            monitor.adwin = Adwin.restore(state)
+            monitor.detector = monitor.detector.restore(state)
 
 
 def replace_counts(old: VariantWindow, first: bool, hit: bool, shown: int, taken: int) -> VariantWindow:
@@ -266,13 +276,14 @@ def _request(outcome: Outcome) -> Request:
 def outcomes_of(admitted: Admitted) -> list[tuple[str, ModelOutcomes]]:
     """A chunk's impressions and answers that belong to a request, by domain."""
     batch = admitted.batch
-    wanted = np.isin(batch.type, [EVENT_TYPES.index(kind) for kind in (EventType.IMPRESSION, *ANSWERS)])
+    wanted = batch.requested & np.isin(
+        batch.type, [EVENT_TYPES.index(kind) for kind in (EventType.IMPRESSION, *ANSWERS)]
+    )
     grouped: dict[str, list[Outcome]] = {}
     for row in np.flatnonzero(wanted).tolist():
         event = batch.events[row]
-        if event.request_id:
-            outcome = Outcome(event, int(batch.ts_ms[row]), int(batch.user_hash[row]))
-            grouped.setdefault(event.domain, []).append(outcome)
+        outcome = Outcome(event, int(batch.ts_ms[row]), int(batch.user_hash[row]))
+        grouped.setdefault(event.domain, []).append(outcome)
     return [(domain, ModelOutcomes(ModelName(domain), outcomes)) for domain, outcomes in grouped.items()]
 
 
@@ -292,6 +303,17 @@ class OutcomeLogic(StatefulBatchLogic[ModelOutcomes, "VariantWindow | Signal", t
         return self._outcomes.snapshot()
 
 
+def detector_of(settings: FlowSettings) -> Adwin | Prequential:
+    """A detector of a fall of one rate."""
+    match settings.outcome_detector:
+        case "adwin":
+            return Adwin(delta=settings.adwin_delta)
+        case "prequential":
+            return Prequential(fraction=settings.drop_fraction, worse=Worse.LOWER)
+        case _:
+            assert_never(settings.outcome_detector)
+
+
 @operator
 def watch_outcomes(step_id: str, up: Stream[Admitted], settings: FlowSettings) -> KeyedStream["VariantWindow | Signal"]:
     """Admitted chunks -> variant windows that changed, and alarms of hit rate and CTR, keyed by model."""
@@ -300,9 +322,9 @@ def watch_outcomes(step_id: str, up: Stream[Admitted], settings: FlowSettings) -
         outcomes = Outcomes(
             settings.attribution_seconds * 1000,
             settings.outcome_window_seconds * 1000,
-            settings.adwin_delta,
             settings.drop_fraction,
             settings.settle_seconds * 1000,
+            partial(detector_of, settings),
         )
         if resume is not None:
             outcomes.restore(resume)

@@ -1,103 +1,31 @@
 """A chunk of a log as columns of events, and its bad rows as rejects with their reasons.
 
-- A text is decoded at once where it can be shown that this gives an event per line; otherwise line by line, and only when
-  that fails does the loop that catches each failure run.
-- `reason_to_reject` decides; the columns find the few rows it must look at, so that a good row costs no call.
+- A text is scanned without making an object of any event. Lines that surprise the scanner go to the exact decoder, and what comes
+  of them is put in their place: the result is that of `parse_slow` for the whole.
 - Hashes are `ids.hash64`; an event id is hashed in canonical lower-case form, so that its spellings meet.
 """
 
-import functools
-import math
-import re
-import uuid
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
-import xxhash
 
-from flows.chunks import Chunk, Lines, Rows, reject
-from online_models.contracts.events import (
-    EVENT_TYPES,
-    MAX_ID_LENGTH,
-    Event,
-    EventBatch,
-    Reject,
-    TimeBounds,
-    reason_to_reject,
-    timestamp_ms,
-)
-from online_models.contracts.ids import hash64
-
-_DECODER = msgspec.json.Decoder(Event)
-_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-_NUL_ESCAPE = b"\\u0000"
-_TYPE_CODES = {kind._value_: code for code, kind in enumerate(EVENT_TYPES)}  # hashing an Enum member is slow
-
-_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
-_UUID_LINE = np.frombuffer(b"00000000-0000-0000-0000-000000000000\n", np.uint8)
-_CLASS = np.arange(256, dtype=np.uint8)
-_CLASS[np.frombuffer(b"0123456789abcdef", np.uint8)] = ord("0")
-
-_hash = functools.lru_cache(maxsize=65_536)(hash64)  # ids come again, chunk after chunk
-
-Bools = npt.NDArray[np.bool_]
+from flows.chunks import Chunk, Lines, Parsed, Rows, Table
+from flows.decode import parse_lines, parse_slow
+from flows.scanned import ScannedColumns, ScannedEvents
+from flows.scanner import Scan, scan
+from flows.table_events import parse_table
+from online_models.contracts.events import EventBatch, TimeBounds
 
 
-@dataclass(frozen=True, slots=True)
-class Parsed:
-    """What a chunk holds: its acceptable events in order, and a reject for every other row, in order of offset."""
-
-    batch: EventBatch
-    rejects: list[Reject]
-
-
-@dataclass(frozen=True, slots=True)
-class _Decoded:
-    """The well-typed events, the row each stands in, and why other rows are none: row -> reason."""
-
-    events: list[Event]
-    rows: Sequence[int]
-    refused: dict[int, str]
-
-
-@dataclass(frozen=True, slots=True)
-class _Table:
-    """Where each row of a chunk stands, int64 (n,), and its bytes, whether or not it is an event."""
-
-    offsets: npt.NDArray[np.int64]
-    raws: "Sequence[bytes] | _Text | _Encoded"
-    terminated: bool
-
-
-@dataclass(frozen=True, slots=True)
-class _Text:
-    """The lines of a text, which begin at `starts` (n,), cut out only when asked for."""
-
-    blob: bytes
-    starts: npt.NDArray[np.int64]
-
-    def __getitem__(self, row: int) -> bytes:
-        end = self.starts[row + 1] - 1 if row + 1 < len(self.starts) else len(self.blob)
-        return self.blob[self.starts[row] : end].removesuffix(b"\n")
-
-
-@dataclass(frozen=True, slots=True)
-class _Encoded:
-    """The bytes of rows that have no text of their own: their JSON, made only when asked for."""
-
-    rows: Sequence[dict[str, object]]
-
-    def __getitem__(self, row: int) -> bytes:
-        return msgspec.json.encode(self.rows[row], enc_hook=str)
-
-
-def parse(chunk: Chunk, bounds: TimeBounds) -> Parsed:
+def parse(chunk: Chunk, bounds: TimeBounds, names: Sequence[str] = ()) -> Parsed:
     """Columns of a chunk's valid events, and a reject for each row that is not one.
 
     Empty lines are neither. The batch has the chunk's path and position, also when it is empty.
+
+    names : distinct features that will be asked for; others can be had too, but from a text not fast
 
     >>> line = b'{"event_id":"00000000-0000-0000-0000-000000000001","type":"click","user_id":"u",'
     >>> line += b'"item_id":"i","ts":5,"domain":"movies"}'
@@ -105,242 +33,96 @@ def parse(chunk: Chunk, bounds: TimeBounds) -> Parsed:
     >>> parsed.batch.ts_ms, parsed.rejects[0].offset, parsed.rejects[0].reason
     (array([5]), 120, 'JSON is malformed: invalid character (byte 0)')
     """
-    content = chunk.content
-    match content:
-        case Lines(blob=blob):
-            starts = _line_starts(blob)
-            table = _Table(starts + content.offset, _Text(blob, starts), content.terminated)
-            decoded = _decode_text(blob, len(starts))
-            plain = _NUL_ESCAPE not in blob
-        case Rows(rows=rows, raws=raws):
-            table = _Table(np.array(content.offsets, np.int64), raws or _Encoded(rows), content.terminated)
-            decoded = _decode_rows(rows)
-            plain = False
-    batch, refused = _batch(decoded, chunk, table.offsets, bounds, plain)
-    rejects = _rejects(chunk, table, decoded.refused | refused)
-    return Parsed(batch, rejects)
+    match chunk.content:
+        case Lines() as content:
+            found = scan(content.blob, bounds, tuple(names))
+            if not found.lines["known"].any():
+                return parse_slow(chunk, content, bounds)
+            return _merged(chunk, content, found, tuple(names), bounds)
+        case Rows() as content:
+            return parse_slow(chunk, content, bounds)
+        case Table() as content:
+            return parse_table(chunk, content, bounds)
 
 
-def split_lines(blob: bytes) -> list[bytes]:
-    """The lines of a text without their newlines.
-
-    >>> split_lines(b"a\\n\\nb\\n"), split_lines(b"a\\nb")
-    ([b'a', b'', b'b'], [b'a', b'b'])
-    """
-    lines = blob.split(b"\n")
-    if not lines[-1]:
-        lines.pop()
-    return lines
-
-
-def _line_starts(blob: bytes) -> npt.NDArray[np.int64]:
-    """Where each line begins, int64 (n,); as many as `split_lines` gives."""
-    newlines = np.flatnonzero(np.frombuffer(blob, np.uint8) == ord("\n"))
-    starts = np.append(0, newlines + 1)
-    return starts[starts < len(blob)]
-
-
-def _decode_text(blob: bytes, lines: int) -> _Decoded:
-    # No JSON value has a "}" and a "{" with only a newline between. So if each of the text's newlines is between these, it
-    # is between values; then no line is without a value, and as many values as lines are one value a line.
-    if blob.count(b"}\n{") == lines - 1:
-        try:
-            events = _DECODER.decode_lines(blob)
-        except _UNREADABLE:
-            pass
-        else:
-            if len(events) == lines:
-                return _Decoded(events, range(lines), {})
-    return _decode_lines(split_lines(blob))
-
-
-def _decode_lines(lines: Sequence[bytes]) -> _Decoded:
-    decode = _DECODER.decode
-    try:
-        return _Decoded(list(map(decode, lines)), range(len(lines)), {})
-    except _UNREADABLE:
-        pass
-    events: list[Event] = []
-    rows: list[int] = []
-    refused: dict[int, str] = {}
-    for row, line in enumerate(lines):
-        try:
-            events.append(decode(line))
-            rows.append(row)
-        except _UNREADABLE as error:
-            if line.strip():
-                refused[row] = _why_unreadable(line, error)
-    return _Decoded(events, rows, refused)
-
-
-def _why_unreadable(line: bytes, error: Exception) -> str:
-    try:
-        line.decode()
-    except UnicodeDecodeError as mistake:
-        return f"not UTF-8: byte {line[mistake.start]:#04x} at {mistake.start}"
-    return str(error)
-
-
-def _decode_rows(given: Sequence[dict[str, object]]) -> _Decoded:
-    try:
-        return _Decoded(msgspec.convert(given, list[Event]), range(len(given)), {})
-    except _UNREADABLE:
-        pass
-    events: list[Event] = []
-    rows: list[int] = []
-    refused: dict[int, str] = {}
-    for row, fields in enumerate(given):
-        try:
-            events.append(msgspec.convert(fields, Event))
-            rows.append(row)
-        except _UNREADABLE as error:
-            refused[row] = str(error)
-    return _Decoded(events, rows, refused)
-
-
-def _rejects(chunk: Chunk, table: _Table, refused: dict[int, str]) -> list[Reject]:
-    if not refused:
-        return list(chunk.rejects)
-    rejects = list(chunk.rejects)
-    for row, reason in refused.items():
-        cut = "" if table.terminated or row < len(table.offsets) - 1 else "truncated last line: "
-        rejects.append(reject(cut + reason, chunk.path, int(table.offsets[row]), table.raws[row]))
-    return sorted(rejects, key=lambda row: row.offset)
-
-
-def _batch(
-    decoded: _Decoded, chunk: Chunk, offsets: npt.NDArray[np.int64], bounds: TimeBounds, plain: bool
-) -> tuple[EventBatch, dict[int, str]]:
-    """The columns of the acceptable events, and why the others are not: row -> reason.
-
-    plain : the text cannot hold a NUL, nor a number that is not finite
-    """
-    events, event_hash, suspect = _identify(decoded.events)
-    ts_ms, refused = _times(events, bounds)
-    suspect |= (ts_ms < bounds.earliest_ms) | (ts_ms > bounds.latest_ms)
-    _mark_unusable(events, suspect, plain)
-    for row in np.flatnonzero(suspect).tolist():
-        if row not in refused:
-            reason = reason_to_reject(events[row], int(ts_ms[row]), bounds)
-            if reason is not None:
-                refused[row] = reason
-    keep = np.ones(len(events), np.bool_)
-    keep[list(refused)] = False
-    kept = [event for row, event in enumerate(events) if row not in refused] if refused else events
-    domains = [event.domain for event in kept]
-    codes = {domain: code for code, domain in enumerate(dict.fromkeys(domains))}
+def _merged(chunk: Chunk, content: Lines, found: Scan, names: tuple[str, ...], bounds: TimeBounds) -> Parsed:
+    """The scanned events, with the events of the other lines put between them."""
+    lines, text = found.lines, content.blob
+    odd = np.flatnonzero(~lines["known"])
+    raws = [
+        text[start:end] for start, end in zip(lines["start"][odd].tolist(), lines["end"][odd].tolist(), strict=True)
+    ]
+    terminated = content.terminated or bool(lines["known"][-1])
+    rest = parse_lines(chunk, raws, lines["start"][odd] + content.offset, terminated, bounds)
+    merge = _Merge.of(found, rest.batch, content.offset)
+    domain, domains = merge.domains()
+    start, end = merge.column("start"), merge.column("end")
+    events = ScannedEvents(text, start, end, dict(zip(merge.rows.tolist(), rest.batch.events, strict=True)))
     batch = EventBatch(
-        events=kept,
-        event_hash=event_hash[keep],
-        user_hash=_hashes([event.user_id for event in kept]),
-        item_hash=_hashes([event.item_id for event in kept]),
-        type=np.array([_TYPE_CODES[event.type._value_] for event in kept], np.int8),
-        ts_ms=ts_ms[keep],
-        value=np.array([event.value for event in kept], np.float64),  # None becomes NaN
-        domain=np.fromiter(map(codes.__getitem__, domains), np.int16, len(domains)),
-        domains=tuple(codes),
-        offset=offsets[np.array(decoded.rows, np.int64)[keep]],
+        events=events,
+        event_hash=merge.column("event_hash", rest.batch.event_hash),
+        user_hash=merge.column("user_hash", rest.batch.user_hash),
+        item_hash=merge.column("item_hash", rest.batch.item_hash),
+        type=merge.column("type", rest.batch.type),
+        ts_ms=merge.column("ts_ms", rest.batch.ts_ms),
+        value=merge.column("value", rest.batch.value),
+        domain=domain,
+        domains=domains,
+        offset=start + content.offset,
+        requested=merge.column("requested", rest.batch.requested),
+        features=ScannedColumns(text, found, names, events, merge.row_of, rest.batch.features, merge.rows),
         source=chunk.path,
         position=chunk.position,
     )
-    return batch, {decoded.rows[row]: reason for row, reason in refused.items()}
+    return Parsed(batch, rest.rejects)
 
 
-def _identify(events: list[Event]) -> tuple[list[Event], npt.NDArray[np.uint64], Bools]:
-    """Events with canonical ids, the hashes uint64 (n,) of these, and bool (n,) where the id is none.
+@dataclass(frozen=True, slots=True)
+class _Merge:
+    """Which lines are events: those that the scan knows, and those of the decoded `rest`.
 
-    The usual form (8-4-4-4-12 hex digits) is checked for all rows at once as a byte matrix (n, 37).
+    lines : int64 (m,), the line of each event of the rest
+    keep : bool (lines,), None when every line is an event
+    row_of : int32 (lines,), the event of each line that is one; None as above
+    rows : int32 (m,), which events of all those of the rest are
     """
-    count = len(events)
-    text = ("\n".join([event.event_id for event in events]) + "\n").lower().encode()
-    if len(text) == count * len(_UUID_LINE):
-        forms = _CLASS[np.frombuffer(text, np.uint8)].reshape(count, len(_UUID_LINE))
-        if bool((forms == _UUID_LINE).all()):
-            hashes = [xxhash.xxh3_64_intdigest(line) for line in text.splitlines()]
-            return events, np.array(hashes, np.uint64), np.zeros(count, np.bool_)
-    ids = [_canonical_id(event.event_id) for event in events]
-    # PostgreSQL knows fewer spellings of a UUID than Python: what is not of the usual form is stored in it.
-    renamed = [
-        event if known is None or len(event.event_id) == len(known) else msgspec.structs.replace(event, event_id=known)
-        for event, known in zip(events, ids, strict=True)
-    ]
-    known_hashes = [0 if known is None else hash64(known) for known in ids]
-    return renamed, np.array(known_hashes, np.uint64), np.array([known is None for known in ids], np.bool_)
 
+    scan: Scan
+    rest: EventBatch
+    lines: npt.NDArray[np.int64]
+    keep: npt.NDArray[np.bool_] | None
+    row_of: npt.NDArray[np.int32] | None
+    rows: npt.NDArray[np.int32]
 
-def _canonical_id(event_id: str) -> str | None:
-    lower = event_id.lower()
-    if _UUID.fullmatch(lower):
-        return lower
-    try:
-        return str(uuid.UUID(event_id))
-    except ValueError:
-        return None
+    @staticmethod
+    def of(scan: Scan, rest: EventBatch, offset: int) -> "_Merge":
+        """The merge of a scan of a text that stands at `offset` of its source."""
+        lines = np.searchsorted(scan.lines["start"], rest.offset - offset)
+        keep = scan.lines["known"].copy()
+        keep[lines] = True
+        if keep.all():
+            return _Merge(scan, rest, lines, None, None, lines.astype(np.int32))
+        row_of = (np.cumsum(keep) - 1).astype(np.int32)
+        return _Merge(scan, rest, lines, keep, row_of, row_of[lines])
 
+    def column(self, name: str, of_rest: npt.NDArray[Any] | None = None) -> npt.NDArray[Any]:
+        """A field of all events (n,); for those of the rest it is the line's own when not given."""
+        every = self.scan.lines[name]
+        column = every.copy() if self.keep is None else every[self.keep]
+        if of_rest is not None:
+            column[self.rows] = of_rest
+        return column
 
-def _times(events: Sequence[Event], bounds: TimeBounds) -> tuple[npt.NDArray[np.int64], dict[int, str]]:
-    """Epoch ms int64 (n,), and why a row has none: row -> reason (its time is then 0)."""
-    times = [event.ts for event in events]
-    if set(map(type, times)) <= {int}:
-        try:
-            return np.array(times, np.int64), {}
-        except OverflowError:
-            pass
-    ts_ms = np.zeros(len(events), np.int64)
-    refused: dict[int, str] = {}
-    for row, event in enumerate(events):
-        try:
-            moment = timestamp_ms(event.ts)
-        except (ValueError, OverflowError) as error:
-            refused[row] = f"ts: {error}"
-            continue
-        if bounds.earliest_ms <= moment <= bounds.latest_ms:
-            ts_ms[row] = moment
-        else:
-            refused[row] = str(reason_to_reject(event, moment, bounds))
-    return ts_ms, refused
-
-
-def _hashes(texts: Sequence[str]) -> npt.NDArray[np.uint64]:
-    """`hash64` of each text, uint64 (n,), computed once per distinct text."""
-    known = {text: _hash(text) for text in set(texts)}
-    return np.fromiter(map(known.__getitem__, texts), np.uint64, len(texts))
-
-
-def _mark_unusable(events: Sequence[Event], suspect: Bools, plain: bool) -> None:
-    """Mark in `suspect` (n,) the rows with a field, other than id and time, that `reason_to_reject` may refuse."""
-    columns: list[tuple[Sequence[Hashable], Callable[..., bool]]] = [
-        ([event.request_id for event in events], _is_text),
-        ([event.model_version for event in events], _is_text),
-        ([event.position for event in events], _is_natural),
-        ([event.rollout_id for event in events], _is_natural),
-    ]
-    if not plain:
-        columns.append(([event.value for event in events], math.isfinite))
-        columns.append(([event.propensity for event in events], math.isfinite))
-        suspect |= np.array([event.features is not None for event in events], np.bool_)
-    for ids in ([e.user_id for e in events], [e.item_id for e in events], [e.domain for e in events]):
-        if not _are_ids(set(ids)):
-            suspect |= np.array([not _is_id(text) for text in ids], np.bool_)
-    for column, acceptable in columns:
-        bad = {entry for entry in set(column) if entry is not None and not acceptable(entry)}
-        if bad:
-            suspect |= np.array([entry in bad for entry in column], np.bool_)
-
-
-def _are_ids(texts: set[str]) -> bool:
-    """Whether all are: in three scans, without a call per text."""
-    lengths = set(map(len, texts))
-    return 0 not in lengths and max(lengths, default=0) <= MAX_ID_LENGTH and "\x00" not in "".join(texts)
-
-
-def _is_id(text: str) -> bool:
-    return 0 < len(text) <= MAX_ID_LENGTH and "\x00" not in text
-
-
-def _is_text(text: str) -> bool:
-    return len(text) <= MAX_ID_LENGTH and "\x00" not in text
-
-
-def _is_natural(number: int) -> bool:
-    return 0 <= number < 2**31
+    def domains(self) -> tuple[npt.NDArray[np.int16], tuple[str, ...]]:
+        """The domain of each event and the domains, in order of appearance."""
+        if not len(self.rest):
+            return self.column("domain"), self.scan.domains
+        names = {name: code for code, name in enumerate(dict.fromkeys(self.scan.domains + self.rest.domains))}
+        recoded = np.array([names[name] for name in self.rest.domains], np.int16)
+        codes = self.column("domain", recoded[self.rest.domain])
+        used, first = np.unique(codes, return_index=True)
+        order = np.argsort(first)
+        place = np.zeros(len(names), np.int16)
+        place[used[order]] = np.arange(len(used))
+        listed = tuple(names)
+        return place[codes], tuple(listed[code] for code in used[order].tolist())

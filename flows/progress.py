@@ -14,7 +14,7 @@ from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 from tqdm import tqdm
 
 from flows.tally import Tally
-from flows.windows import ClosedWindow, Progress
+from flows.windows import Found, Progress
 from online_models.contracts.events import utc
 
 log: Final = logging.getLogger(__name__)
@@ -91,7 +91,7 @@ class ProgressSink(FixedPartitionedSink[Progress, tuple[int, ...]]):
 
 
 @operator
-def progress_of(step_id: str, up: KeyedStream[ClosedWindow | Progress]) -> KeyedStream[Progress]:
+def progress_of(step_id: str, up: KeyedStream[Found]) -> KeyedStream[Progress]:
     """The totals among what the windows emit, for a `ProgressSink`."""
     return op.filter_map_value("progress", up, lambda found: found if isinstance(found, Progress) else None)
 

@@ -16,7 +16,7 @@ from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 
 from flows.chunks import Chunk, Limits, Lines, first_time_ms
 from flows.formats import open_reader
-from flows.sources import POLL_INTERVAL, Clock, limits_for, wall_clock
+from flows.sources import POLL_INTERVAL, Clock, wall_clock
 from online_models.errors import SourceError
 
 SEGMENT_PARTITION = "segments"
@@ -39,13 +39,13 @@ class SegmentSource(FixedPartitionedSource[Chunk, SegmentState]):
         directory: Path,
         *,
         stop: threading.Event | None = None,
-        max_line_bytes: int = Limits().line_bytes,
+        limits: Limits = Limits(),  # noqa: B008 (frozen)
         clock: Clock = wall_clock,
     ) -> None:
         # A resumed job may have been started elsewhere, and a segment's path is its identity.
         self._directory = directory.resolve()
         self._stop = stop or threading.Event()
-        self._limits = limits_for(max_line_bytes, None)
+        self._limits = limits
         self._clock = clock
 
     def list_parts(self) -> list[str]:

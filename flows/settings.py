@@ -3,25 +3,45 @@
 Every `_seconds` here is event time unless its name says `wall`.
 """
 
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Final, Literal, Self
 
 import msgspec
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from online_models.contracts.events import MAX_LINE_BYTES
+from online_models.contracts.events import MAX_LINE_BYTES, EventType, timestamp_ms
 from online_models.contracts.features import DEFAULT_FEATURES, FeatureSpec
+from online_models.drift.policy import Policy
 from online_models.settings import Settings
+
+VW_FIELDS: Final = ("event_id", "user_id", "item_id", "ts", "domain", "type")
 
 
 class FlowSettings(Settings):
     """What the stream job watches, how it windows, and when it asks for a retrain.
 
-    window_seconds, slide_seconds : length of a drift window, and the step between two (0: tumbling)
+    window_seconds, slide_seconds : length of a drift window, and the step between two (0: tumbling); by default a quarter, so
+        that an alarm can be confirmed by the next window without waiting for a whole one
+    longer_windows_seconds : further lengths, multiples of the first, watched at the same time with a step of a quarter: what
+        creeps too slowly for a short window stands out in a long one
     lateness_seconds : how far out of order an event may come before its window closes without it
     idle_wall_seconds : a source partition silent for this long no longer holds the watermark back
-    min_window_events : a feature with fewer values in a window is not judged
+    min_window_events : a feature that fewer events of a window carry is not judged; its window grows into the past first
+    profile : keep mean, quantiles, cardinality and frequent words besides the histograms
+    rank_positive, rank_negative : event types that are a success, and a failure; features are ranked by what they tell of it
+    rank_pairs : pairs of features that each pane counts together, drawn at random
+    rank_half_life_seconds : age at which a pane counts half in the ranks
+    baseline_seconds : without a champion, judge against the first so many seconds of the stream; 0: do not judge
+    policies : how each component's features are judged (tables `[flow.policies.recommender]`, `[flow.policies.llm]`); the default
+        takes its fewest events from `min_window_events`
+    embeddings, interactions : learn online embeddings into Redis; store events in PostgreSQL. Without both the flow only monitors
+    chunk_bytes, table_rows : how much of a text (at least two of the longest lines), how many rows of a table are read at once
+    vw_fields : namespaces of a Vowpal Wabbit log that are fields: event_id, user_id, item_id, ts, domain, type -> their names
+    vw_numbers : namespaces of it whose one word is a number
+    vw_start : RFC 3339 time of the first byte of such a log without times, each further byte a millisecond later
+    metrics_port : serve Prometheus metrics of the flow here; 0: do not
     attribution_seconds : how long after an impression a click still counts for it
+    outcome_detector : what watches hit rate and CTR: `adwin`, or `prequential` (a fading mean against its past)
     adwin_delta : bound on the chance of a false alarm at one look at hit rate or CTR
     outcome_window_seconds : length of the windows in which a version's outcomes are counted
     hysteresis_windows : drifting windows in a row before a trigger; and calm ones before it is armed again
@@ -48,12 +68,14 @@ class FlowSettings(Settings):
     )
 
     window_seconds: int = Field(86_400, gt=0)
-    slide_seconds: int = Field(0, ge=0)
+    slide_seconds: int | None = Field(None, ge=0)
+    longer_windows_seconds: tuple[int, ...] = ()
     lateness_seconds: int = Field(600, ge=0)
     idle_wall_seconds: float = Field(30.0, gt=0)
     min_window_events: int = Field(200, gt=0)
     attribution_seconds: int = Field(1_800, gt=0)
     outcome_window_seconds: int = Field(3_600, gt=0)
+    outcome_detector: Literal["adwin", "prequential"] = "adwin"
     adwin_delta: float = Field(0.002, gt=0, lt=1)
     hysteresis_windows: int = Field(2, gt=0)
     cooldown_seconds: int = Field(86_400, ge=0)
@@ -71,11 +93,35 @@ class FlowSettings(Settings):
     earliest: str = "1990-01-01T00:00:00Z"
     future_skew_seconds: int = Field(300, ge=0)
     features: tuple[FeatureSpec, ...] = DEFAULT_FEATURES
+    profile: bool = True
+    rank_positive: tuple[EventType, ...] = (EventType.CLICK, EventType.WATCH, EventType.PURCHASE)
+    rank_negative: tuple[EventType, ...] = (EventType.IMPRESSION, EventType.SKIP)
+    rank_pairs: int = Field(8, ge=0)
+    rank_half_life_seconds: int = Field(604_800, gt=0)
+    baseline_seconds: int = Field(0, ge=0)
+    policies: dict[str, Policy] = Field(default_factory=dict)
+    embeddings: bool = True
+    interactions: bool = True
+    chunk_bytes: int = Field(512 * 1024, gt=0)
+    table_rows: int = Field(32_768, gt=0, le=32_768)
+    vw_fields: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    vw_numbers: tuple[str, ...] = ()
+    vw_start: str = ""
+    metrics_port: int = Field(0, ge=0, le=65_535)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.slide_seconds and self.window_seconds % self.slide_seconds:
             raise ValueError(f"slide_seconds {self.slide_seconds} does not divide window_seconds {self.window_seconds}")
+        for longer in self.longer_windows_seconds:
+            if longer <= self.window_seconds or longer % self.window_seconds:
+                raise ValueError(f"longer_windows_seconds {longer}: expected a multiple of {self.window_seconds}")
+        if unknown := set(self.vw_fields) - set(VW_FIELDS):
+            raise ValueError(f"vw_fields: expected {', '.join(VW_FIELDS)}; got {', '.join(sorted(unknown))}")
+        if self.vw_start:
+            timestamp_ms(self.vw_start)
+        if both := set(self.rank_positive) & set(self.rank_negative):
+            raise ValueError(f"rank_positive and rank_negative share {', '.join(sorted(both))}")
         if self.dedupe_capacity % 2:
             raise ValueError(f"dedupe_capacity: expected an even number, got {self.dedupe_capacity}")
         return self
@@ -85,10 +131,32 @@ class FlowSettings(Settings):
     def _feature_tables(cls, tables: Any) -> Any:
         return msgspec.convert(tables, tuple[FeatureSpec, ...])
 
+    @field_validator("policies", mode="before")
+    @classmethod
+    def _policy_tables(cls, tables: Any) -> Any:
+        return msgspec.convert(tables, dict[str, Policy])
+
     @property
     def pane_seconds(self) -> int:
-        """Windows are sums of panes of this length: the slide, or the whole window when they tumble."""
+        """Windows are sums of panes of this length: the slide, or the whole window when they tumble or have no whole quarter."""
+        if self.slide_seconds is None:
+            return self.window_seconds // 4 if self.window_seconds % 4 == 0 else self.window_seconds
         return self.slide_seconds or self.window_seconds
+
+    @property
+    def lengths(self) -> tuple[tuple[int, int], ...]:
+        """Panes of each window length, and every how many panes one ends."""
+        panes = [longer // self.pane_seconds for longer in self.longer_windows_seconds]
+        return ((self.window_seconds // self.pane_seconds, 1), *((each, max(1, each // 4)) for each in panes))
+
+    @property
+    def policy_matrix(self) -> dict[str, Policy]:
+        """Component -> policy, of all components that a feature belongs to."""
+        return {spec.component: self.policy(spec.component) for spec in self.features}
+
+    def policy(self, component: str) -> Policy:
+        """How a component's features are judged."""
+        return self.policies.get(component, Policy(min_events=self.min_window_events))
 
     def specs(self, domain: str) -> tuple[FeatureSpec, ...]:
         """The features that a domain has."""

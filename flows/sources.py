@@ -5,6 +5,7 @@
 - A stop flag ends a source after its current chunk; Bytewax then snapshots as at the end of a log.
 """
 
+import dataclasses
 import hashlib
 import os
 import threading
@@ -17,6 +18,7 @@ from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 from flows.chunks import Chunk, Limits, Piece, Reader, first_time_ms
 from flows.formats import ending_of, open_reader
 from flows.tables import TABLE_ENDINGS
+from flows.vowpal_wabbit import VwMapping
 from online_models.errors import SourceError
 
 LOG_PARTITION = "log"
@@ -27,7 +29,7 @@ LONGEST_PAUSE = timedelta(seconds=5)
 """A gap in event time holds a paced replay no longer than this: one far-future row must not stop it."""
 POLL_INTERVAL = timedelta(milliseconds=50)
 
-_SCHEMA_VERSION = 2
+_SCHEMA_VERSION = 3
 _IDENTITY_BYTES = 4096
 
 Clock = Callable[[], datetime]
@@ -35,7 +37,7 @@ Clock = Callable[[], datetime]
 Identity = tuple[str, int, str]
 """A file of a log: path, size in bytes, and SHA-256 of its first 4 KiB (of as many as it had)."""
 
-LogState = tuple[int, int, int, tuple[Identity, ...], tuple[int, int, int | None]]
+LogState = tuple[int, int, int, tuple[Identity, ...], tuple[int, int, int | None, int]]
 """Schema version, index of the file, offset in it, the files, and the limits that decide where chunks end."""
 
 
@@ -52,7 +54,8 @@ class LogSource(FixedPartitionedSource[Chunk, LogState]):
     paths : files of any known format; at least one
     speed : event seconds per wall second, or None for as fast as possible
     stop : ends the source after its current chunk once set
-    max_line_bytes : a longer line or CSV record is rejected
+    limits : how much is read at once
+    vw : what the namespaces of Vowpal Wabbit text mean
 
     Raises
     ------
@@ -67,7 +70,8 @@ class LogSource(FixedPartitionedSource[Chunk, LogState]):
         *,
         speed: float | None = None,
         stop: threading.Event | None = None,
-        max_line_bytes: int = Limits().line_bytes,
+        limits: Limits = Limits(),  # noqa: B008 (frozen)
+        vw: VwMapping = VwMapping(),  # noqa: B008 (frozen)
         clock: Clock = wall_clock,
     ) -> None:
         if not paths:
@@ -78,7 +82,8 @@ class LogSource(FixedPartitionedSource[Chunk, LogState]):
         self._identities = tuple(identify(path) for path in paths)
         self._speed = speed
         self._stop = stop or threading.Event()
-        self._limits = limits_for(max_line_bytes, PACED_ROWS if speed else None)
+        self._limits = dataclasses.replace(limits, rows=PACED_ROWS) if speed else limits
+        self._vw = vw
         self._clock = clock
 
     def list_parts(self) -> list[str]:
@@ -89,23 +94,25 @@ class LogSource(FixedPartitionedSource[Chunk, LogState]):
         """The partition, at its beginning or where the state says."""
         state = resume_state
         if state is None:
-            limits = (self._limits.chunk_bytes, self._limits.line_bytes, self._limits.rows)
-            state = (_SCHEMA_VERSION, 0, 0, self._identities, limits)
+            state = (_SCHEMA_VERSION, 0, 0, self._identities, dataclasses.astuple(self._limits))
         else:
             check_unchanged(state, self._paths)
-        return LogPartition(self._paths, state, Pace(self._speed, self._clock), self._stop)
+        return LogPartition(self._paths, state, Pace(self._speed, self._clock), self._stop, self._vw)
 
 
 class LogPartition(StatefulSourcePartition[Chunk, LogState]):
     """Reads the files one after the other."""
 
-    def __init__(self, paths: Sequence[Path], state: LogState, pace: "Pace", stop: threading.Event) -> None:
-        _, self._index, self._offset, known, (chunk_bytes, line_bytes, rows) = state
-        self._limits = Limits(chunk_bytes, line_bytes, rows)
+    def __init__(
+        self, paths: Sequence[Path], state: LogState, pace: "Pace", stop: threading.Event, vw: VwMapping
+    ) -> None:
+        _, self._index, self._offset, known, limits = state
+        self._limits = Limits(*limits)
         self._paths = paths
         self._identities = (*known, *(identify(path) for path in paths[len(known) :]))
         self._pace = pace
         self._stop = stop
+        self._vw = vw
         self._reader: Reader | None = None
         self._pending: Piece | None = None
         self._due: datetime | None = None
@@ -136,7 +143,7 @@ class LogPartition(StatefulSourcePartition[Chunk, LogState]):
 
     def snapshot(self) -> LogState:
         """Where the last chunk that was handed out ends."""
-        limits = (self._limits.chunk_bytes, self._limits.line_bytes, self._limits.rows)
+        limits = dataclasses.astuple(self._limits)
         return (_SCHEMA_VERSION, self._index, self._offset, self._identities, limits)
 
     def close(self) -> None:
@@ -147,7 +154,7 @@ class LogPartition(StatefulSourcePartition[Chunk, LogState]):
     def _read(self) -> Piece:
         while True:
             if self._reader is None:
-                self._reader = open_reader(self._paths[self._index], self._offset, self._limits)
+                self._reader = open_reader(self._paths[self._index], self._offset, self._limits, self._vw)
             piece = self._reader.read()
             if piece is not None:
                 return piece
@@ -195,11 +202,6 @@ class Pace:
     def soon(self) -> datetime:
         """When to look again at the latest."""
         return self._clock() + POLL_INTERVAL
-
-
-def limits_for(max_line_bytes: int, rows: int | None) -> Limits:
-    """Limits with room for two of the longest lines in a chunk."""
-    return Limits(max(Limits().chunk_bytes, 2 * max_line_bytes), max_line_bytes, rows)
 
 
 def identify(path: Path, size: int | None = None) -> Identity:

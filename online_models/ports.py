@@ -174,6 +174,23 @@ class WindowStore(Protocol):
     def put_window_reports(self, reports: Sequence["WindowRow"]) -> None:
         """Insert or replace; idempotent by (model, window start, window end)."""
 
+    def put_feature_windows(self, rows: Sequence["FeatureWindowRow"]) -> None:
+        """Insert or replace; idempotent by (model, window start, window end, feature)."""
+
+    def put_feature_words(self, words: Sequence["FeatureWord"]) -> None:
+        """Insert; idempotent by (model, feature, fingerprint)."""
+
+    def feature_windows(
+        self, model: ModelName, start_ms: int, end_ms: int, feature: str | None = None
+    ) -> list["FeatureWindowRow"]:
+        """Rows of the windows that end in (start_ms, end_ms], by (window end, window start, feature)."""
+
+    def latest_windows(self) -> dict[ModelName, int]:
+        """Model -> end (epoch ms) of its latest window with feature rows."""
+
+    def feature_words(self, model: ModelName) -> dict[tuple[str, int], str]:
+        """(feature, fingerprint) -> the word's text."""
+
     def put_drift_events(self, events: Sequence["DriftRow"]) -> None:
         """Insert; idempotent by id."""
 
@@ -189,6 +206,65 @@ class WindowRow:
     window_start_ms: int
     window_end_ms: int
     report: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureWindowRow:
+    """One feature in one window: what it looked like, and what the detectors say. None is what does not apply or is not known.
+
+    events, missing : events that should carry the feature, and those of them that do not
+    mean, sd, minimum, maximum, quantiles : of a numeric feature; quantiles are those of `QUANTILES`
+    cardinality, new_share, heavy : of words: distinct ones (estimate), share of values in buckets the reference never filled,
+        and the most frequent as (fingerprint, count at most), see `feature_words`
+    statistics : detector -> statistic; p_value : of the feature, calibrated, before Benjamini-Hochberg
+    effect : size of the drift (bias-corrected chi-square divergence, about PSI for small shifts)
+    detectable : smallest such effect that a window of this size would show in 99 of 100 cases
+    verdict : `drift`, `unconfirmed`, `seasonal`, `stable`, `inconclusive` (too little data) or `unjudged` (no reference)
+    information, rank : mutual information with the target in nats, Miller-Madow corrected, and the feature's rank, 1 is best
+    bins, counts, reference : labels of the coarse bins, and the window's and the reference's counts in them
+    """
+
+    model: ModelName
+    window_start_ms: int
+    window_end_ms: int
+    feature: str
+    kind: str
+    champion: str | None
+    events: int
+    missing: int
+    verdict: str
+    why: str = ""
+    mean: float | None = None
+    sd: float | None = None
+    minimum: float | None = None
+    maximum: float | None = None
+    quantiles: Sequence[float] = ()
+    cardinality: float | None = None
+    new_share: float | None = None
+    heavy: Sequence[tuple[int, int]] = ()
+    statistics: Mapping[str, float] = field(default_factory=dict)
+    p_value: float | None = None
+    effect: float | None = None
+    detectable: float | None = None
+    information: float | None = None
+    rank: int | None = None
+    bins: Sequence[str] = ()
+    counts: Sequence[int] = ()
+    reference: Sequence[int] = ()
+
+
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+"""Those of `FeatureWindowRow.quantiles`."""
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureWord:
+    """The text behind the fingerprint (32 bits) of a frequent word of a feature."""
+
+    model: ModelName
+    feature: str
+    fingerprint: int
+    text: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,12 +21,14 @@ from threadpoolctl import threadpool_limits
 
 from online_models import als
 from online_models.contracts.artifacts import GoldenQuery
+from online_models.contracts.features import DEFAULT_FEATURES, FeatureSpec
 from online_models.contracts.ids import hash64
 from online_models.contracts.jobs import TrainAls
+from online_models.embedding_space import Axes, EmbeddingColumns, coordinates
 from online_models.errors import ArtifactError, TrainingError
 from online_models.history import UserHistory
 from retrain_workers.datasets import Dataset, decayed_preferences, popular_rows
-from retrain_workers.evaluation import CUTOFF, Hashes, Popularity
+from retrain_workers.evaluation import CUTOFF, Hashes, Popularity, history_of
 
 KIND: Final = "als"
 
@@ -34,6 +36,9 @@ GOLDEN_QUERIES: Final = 5
 GOLDEN_HISTORY: Final = 10
 GOLDEN_GAP: Final = 1e-3
 """Two scores closer than this share of the largest are not told apart."""
+
+PLACED_USERS: Final = 1_000
+"""Users whose places stand for all in the reference of embedding features."""
 
 F32 = npt.NDArray[np.float32]
 
@@ -61,6 +66,8 @@ class AlsModel:
             "user_factors": self.user_factors,
             "item_gramian": als.gramian(self.item_factors),
             "user_gramian": als.gramian(self.user_factors),
+            "item_axes": self._axes(self.item_factors).packed(),
+            "user_axes": self._axes(self.user_factors).packed(),
         }
         return {
             "factors.safetensors": save(tensors),
@@ -85,6 +92,28 @@ class AlsModel:
     def ranker(self) -> "AlsRanker":
         """The model at work."""
         return AlsRanker(self)
+
+    def _axes(self, vectors: F32) -> Axes:
+        return Axes.of(self.item_factors, vectors)
+
+    def places(self, dataset: Dataset) -> EmbeddingColumns:
+        """Where the events of a dataset lie in the model's space: what embedding drift is measured against.
+
+        Items by their factors; an even sample of users by a fold-in of their history, as the stream job places them.
+        """
+        item_hash = dataset.item_hashes()
+        rows = als.ItemIndex.of(self.items).rows(item_hash)[dataset.item]  # (n,)
+        known = np.flatnonzero(rows >= 0).astype(np.int32)
+        items = coordinates(self.item_factors[rows[known]], self._axes(self.item_factors))
+        # users in the order of their hashes: any number of them is an even sample
+        sample = np.argsort(np.fromiter(map(hash64, dataset.users), np.uint64, len(dataset.users)))[:PLACED_USERS]
+        histories = [history_of(dataset, np.flatnonzero(dataset.user == user), item_hash) for user in sample]
+        vectors = self.ranker().vectors(histories)
+        place = np.full(len(dataset.users), -1)
+        place[sample[vectors.any(axis=1)]] = np.flatnonzero(vectors.any(axis=1))
+        placed = np.flatnonzero(place[dataset.user] >= 0).astype(np.int32)
+        users = coordinates(vectors[place[dataset.user[placed]]], self._axes(self.user_factors))
+        return EmbeddingColumns((known, items), (placed, users))
 
     def golden(self, dataset: Dataset) -> list[GoldenQuery]:
         """See `golden_queries`."""
@@ -124,6 +153,11 @@ class AlsTrainer:
     def until_ms(self) -> int | None:
         """Event time that the data ends at."""
         return self.job.until_ms
+
+    @property
+    def features(self) -> Sequence[FeatureSpec]:
+        """What the stream job monitors."""
+        return self.job.features or DEFAULT_FEATURES
 
     def fit(self, dataset: Dataset) -> AlsModel:
         """See `fit`."""
@@ -190,11 +224,14 @@ class AlsRanker:
 
     def top(self, histories: Sequence[UserHistory], count: int) -> list[Hashes]:
         """See `evaluation.Ranker`."""
-        vectors = als.fold_in_histories(histories, self._index, self._factors, self._gramian, self._fold_in)
         return [
             self._best(vector, history, count) if vector.any() else self._popularity.unseen(history, count)
-            for vector, history in zip(vectors, histories, strict=True)
+            for vector, history in zip(self.vectors(histories), histories, strict=True)
         ]
+
+    def vectors(self, histories: Sequence[UserHistory]) -> F32:
+        """User vectors (users, k) by fold-in; zeros for a history without a known item."""
+        return als.fold_in_histories(histories, self._index, self._factors, self._gramian, self._fold_in)
 
     def _best(self, vector: F32, history: UserHistory, count: int) -> Hashes:
         seen = self._index.rows(history.seen["item"])

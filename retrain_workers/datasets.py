@@ -18,17 +18,30 @@ import numpy.typing as npt
 from scipy.sparse import csr_matrix
 
 from online_models.als import event_strength
+from online_models.columns import MappingColumns
+from online_models.construction import Identified
 from online_models.contracts.artifacts import DataWindow, FeatureSketch
+from online_models.contracts.columns import Column, FeatureColumns
 from online_models.contracts.features import FeatureSpec
 from online_models.contracts.ids import hash64
+from online_models.embedding_space import PREFIX
 from online_models.errors import TrainingError
-from online_models.histograms import observe
+from online_models.histograms import rebin
 from online_models.ports import Interactions
+from online_models.sketches import Layout, sketch
 
 DAY_MS: Final = 86_400_000
 
 SKETCH_EVENTS: Final = 2_000
 """A reference of fewer events than this, where there are more, would itself be noise."""
+
+PANE_MS: Final = (60_000, 600_000, 3_600_000, 6 * 3_600_000, DAY_MS, 7 * DAY_MS)
+MIN_PANES: Final = 40
+MAX_PANES: Final = 400
+"""A reference is cut into the longest panes of which there are at least so many; at most so many newest ones are kept.
+
+Fewer tell too little of how a feature varies by itself, more cost memory and tell nothing new.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,34 +189,96 @@ def content_sha256(interactions: Interactions) -> str:
 
 
 def reference_sketches(
-    interactions: Interactions, domain: str, specs: Sequence[FeatureSpec], half_life_days: float
+    interactions: Interactions,
+    domain: str,
+    specs: Sequence[FeatureSpec],
+    half_life_days: float,
+    places: FeatureColumns | None = None,
 ) -> list[FeatureSketch]:
-    """Histograms of the domain's features over the newest events.
+    """Histograms of the domain's features over the newest events, and how these varied over stretches of time.
 
     Those at most one half-life older than the newest, or the newest `SKETCH_EVENTS` if these reach back further.
+
+    Parameters
+    ----------
+    places : the `embedding.` columns of the interactions, in the space of the model that is trained; none by default
     """
+    observed = _newest(interactions, half_life_days, places)
+    return [_sketch(spec, observed) for spec in specs if not spec.domains or domain in spec.domains]
+
+
+@dataclass(frozen=True, slots=True)
+class _Reference:
+    """The columns that features are constructed from, see `construction.Observed`; nobody reads texts of ids here."""
+
+    type: npt.NDArray[np.int8]
+    ts_ms: npt.NDArray[np.int64]
+    value: npt.NDArray[np.float64]
+    item_hash: npt.NDArray[np.uint64]
+    user_hash: npt.NDArray[np.uint64]
+    features: FeatureColumns
+    events: Sequence[Identified] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Placed:
+    """`FeatureColumns` of stored events, their places in a model's space among them."""
+
+    features: FeatureColumns
+    places: FeatureColumns
+
+    def names(self) -> tuple[str, ...]:
+        return self.features.names() + self.places.names()
+
+    def column(self, name: str) -> Column:
+        return (self.places if name.startswith(PREFIX) else self.features).column(name)
+
+    def take(self, rows: npt.NDArray[np.bool_]) -> "_Placed":
+        return _Placed(self.features.take(rows), self.places.take(rows))
+
+
+def _newest(interactions: Interactions, half_life_days: float, places: FeatureColumns | None) -> _Reference:
     n = len(interactions)
     newest_ms = int(interactions.ts_ms[-1]) if n else 0
     young = int(np.searchsorted(interactions.ts_ms, newest_ms - half_life_days * DAY_MS))
     start = min(young, max(n - SKETCH_EVENTS, 0))
-    item_hash = np.fromiter(map(hash64, interactions.item_id[start:]), np.uint64, n - start)
-    return [
-        FeatureSketch(spec, _sketch(spec, interactions, start, item_hash))
-        for spec in specs
-        if not spec.domains or domain in spec.domains
-    ]
-
-
-def _sketch(spec: FeatureSpec, interactions: Interactions, start: int, item_hash: npt.NDArray[np.uint64]) -> list[int]:
-    counts = observe(
-        spec,
-        type=interactions.type[start:],
-        ts_ms=interactions.ts_ms[start:],
-        value=interactions.value[start:],
-        item_hash=item_hash,
-        features=interactions.features[start:],
-        pane=np.zeros(len(item_hash), np.int64),
-        panes=1,
+    features: FeatureColumns = MappingColumns(interactions.features[start:])
+    if places is not None:
+        features = _Placed(features, places.take(np.arange(n) >= start))
+    return _Reference(
+        interactions.type[start:],
+        interactions.ts_ms[start:],
+        interactions.value[start:],
+        np.fromiter(map(hash64, interactions.item_id[start:]), np.uint64, n - start),
+        np.fromiter(map(hash64, interactions.user_id[start:]), np.uint64, n - start),
+        features,
     )
-    row: list[int] = counts[0].tolist()
-    return row
+
+
+def _sketch(spec: FeatureSpec, reference: _Reference) -> FeatureSketch:
+    """One feature at a time: the panes of all of them together would not fit into memory."""
+    layout = Layout([spec], profile=False)
+    pane_ms = _pane_ms(reference.ts_ms)
+    if pane_ms is None:
+        (whole,) = sketch(layout, reference, np.zeros(len(reference.ts_ms), np.int64), 1)
+        return FeatureSketch(spec, layout.state(whole, spec.name).counts.tolist())
+    number = reference.ts_ms // pane_ms
+    first = max(int(number[0]), int(number[-1]) - MAX_PANES + 1)
+    panes = int(number[-1]) - first + 2
+    # pane 0 is all that came before the panes that are kept
+    states = sketch(layout, reference, np.maximum(number - first + 1, 0), panes)
+    counts = np.sum([layout.state(state, spec.name).counts for state in states], axis=0)
+    kept = [p for p in range(1, panes) if layout.state(states[p], spec.name).events]
+    if len(kept) < MIN_PANES:
+        return FeatureSketch(spec, counts.tolist())
+    coarse = rebin(counts, spec.kind)
+    rows = [coarse.apply(layout.state(states[p], spec.name).counts).tolist() for p in kept]
+    return FeatureSketch(spec, counts.tolist(), rows, [(first + p - 1) * pane_ms for p in kept], pane_ms)
+
+
+def _pane_ms(ts_ms: npt.NDArray[np.int64]) -> int | None:
+    """The longest pane of which there are enough between the first and the last of the times (n,), which increase."""
+    for pane_ms in reversed(PANE_MS):
+        if len(ts_ms) and int(ts_ms[-1]) // pane_ms - int(ts_ms[0]) // pane_ms + 1 >= MIN_PANES:
+            return pane_ms
+    return None

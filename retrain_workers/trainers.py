@@ -7,7 +7,7 @@
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol, assert_never
@@ -15,7 +15,8 @@ from typing import Protocol, assert_never
 import numpy as np
 
 from online_models.contracts.artifacts import DataWindow, GoldenQuery, Manifest
-from online_models.contracts.features import DEFAULT_FEATURES
+from online_models.contracts.columns import FeatureColumns
+from online_models.contracts.features import FeatureSpec
 from online_models.contracts.ids import ModelName, ModelVersion
 from online_models.contracts.jobs import JobPayload, RetrainJob, TrainAls, TrainLora, TrainTwoTower
 from online_models.errors import ArtifactError, TrainingError
@@ -62,6 +63,9 @@ class TrainedModel(Protocol):
     def golden(self, dataset: Dataset) -> list[GoldenQuery]:
         """Queries of known answer, from the data that the model was trained on."""
 
+    def places(self, dataset: Dataset) -> FeatureColumns:
+        """Where the dataset's events lie in the model's space, as the columns of embedding features."""
+
 
 class Trainer(Protocol):
     """One kind of model under one job's settings. The same dataset gives the same model."""
@@ -81,6 +85,10 @@ class Trainer(Protocol):
     @property
     def until_ms(self) -> int | None:
         """Event time that the data ends at (inclusive); None for all there is."""
+
+    @property
+    def features(self) -> Sequence[FeatureSpec]:
+        """What the stream job monitors, and so needs a reference of."""
 
     def fit(self, dataset: Dataset) -> TrainedModel:
         """Train on all of the dataset."""
@@ -235,6 +243,8 @@ def make_candidate(
         hyperparameters=model.hyperparameters,
         metrics=metrics,
         data_window=window_of(interactions),
-        sketches=reference_sketches(interactions, job.model, DEFAULT_FEATURES, trainer.half_life_days),
+        sketches=reference_sketches(
+            interactions, job.model, trainer.features, trainer.half_life_days, model.places(dataset)
+        ),
         golden=model.golden(dataset),
     )

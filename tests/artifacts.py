@@ -12,6 +12,7 @@ from online_models import als
 from online_models.contracts.artifacts import DataWindow, GoldenQuery, Manifest
 from online_models.contracts.features import DEFAULT_FEATURES, spec_hash
 from online_models.contracts.ids import ModelName, ModelVersion, hash64
+from online_models.embedding_space import Axes
 from online_models.history import EMPTY, ENTRY, UserHistory
 from online_models.ports import ArtifactStore, ModelRegistry
 
@@ -49,6 +50,8 @@ class SmallModel:
             "user_factors": self.user_factors,
             "item_gramian": als.gramian(self.item_factors),
             "user_gramian": als.gramian(self.user_factors),
+            "item_axes": Axes.of(self.item_factors, self.item_factors).packed(),
+            "user_axes": Axes.of(self.item_factors, self.user_factors).packed(),
         }
         return {
             "factors.safetensors": save(tensors),

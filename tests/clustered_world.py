@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from online_models.columns import MappingColumns
 from online_models.contracts.events import TYPE_CODES, Event, EventBatch, EventType
 from online_models.contracts.ids import hash64
 from online_models.ports import Interactions
@@ -74,6 +75,8 @@ def as_batch(events: Sequence[Event]) -> EventBatch:
         domain=np.zeros(len(events), np.int16),
         domains=(events[0].domain,),
         offset=np.arange(len(events)),
+        requested=columns.recommended,
+        features=MappingColumns(columns.features),
         source="world",
         position=len(events),
     )

@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from flows.chunks import Chunk
+from flows.chunks import Chunk, Parsed
 from flows.deduplicate import SeenEvents
-from flows.parse import Parsed, parse
+from flows.parse import parse
 from flows.sources import LogSource, LogState
 from online_models.contracts.events import Event, EventBatch, Reject, TimeBounds
 from tests.strategies import BOUNDS

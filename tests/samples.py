@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from online_models.columns import MappingColumns
 from online_models.contracts.artifacts import DataWindow, Manifest
 from online_models.contracts.events import TYPE_CODES, Event, EventBatch, EventType, FeatureValue, timestamp_ms
 from online_models.contracts.ids import ModelName, ModelVersion, hash64
@@ -58,6 +59,8 @@ def batch(events: Sequence[Event], position: int = 0) -> EventBatch:
         value=np.array(values, np.float64),
         domain=np.array([domains.index(event.domain) for event in events], np.int16),
         domains=domains,
+        requested=np.array([bool(event.request_id) for event in events], np.bool_),
+        features=MappingColumns([event.features for event in events]),
         offset=np.arange(len(events)),
         source="test",
         position=position,

@@ -30,10 +30,19 @@ class ArtifactFile(msgspec.Struct, frozen=True):
 
 
 class FeatureSketch(msgspec.Struct, frozen=True):
-    """Reference histogram of one feature: `bins + 3` counts, `[under, bins..., over, missing]`."""
+    """Reference of one feature: its histogram, and how that varied in itself.
+
+    counts : `cells + 3` counts, `[under, cells..., over, missing]`
+    panes : coarse counts of K consecutive stretches of the reference of `pane_ms` each, by `histograms.rebin` of `counts`;
+        what is between them is chance, seasons and habit, which is no drift; empty when the reference was too short
+    pane_starts_ms : event time at which each of the K stretches begins
+    """
 
     feature: FeatureSpec
     counts: list[int]
+    panes: list[list[int]] = []
+    pane_starts_ms: list[int] = []
+    pane_ms: int = 0
 
 
 class DataWindow(msgspec.Struct, frozen=True):

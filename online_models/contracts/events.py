@@ -11,11 +11,13 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import assert_never
+from typing import assert_never, overload
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
+
+from online_models.contracts.columns import FeatureColumns
 
 FeatureValue = float | str | list[str]
 
@@ -157,17 +159,43 @@ def _unusable_feature(features: dict[str, FeatureValue]) -> str | None:
     return None
 
 
+class Selected(Sequence[Event]):
+    """Some of the events of a sequence, none of them decoded before it is asked for.
+
+    >>> list(Selected(["a", "b", "c"], np.array([0, 2])))
+    ['a', 'c']
+    """
+
+    def __init__(self, events: Sequence[Event], places: npt.NDArray[np.integer]) -> None:
+        self._events = events
+        self._places = places
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    @overload
+    def __getitem__(self, index: int) -> Event: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Event]: ...
+    def __getitem__(self, index: int | slice) -> Event | Sequence[Event]:
+        if isinstance(index, slice):
+            return Selected(self._events, self._places[index])
+        return self._events[int(self._places[index])]
+
+
 @dataclass(frozen=True, slots=True)
 class EventBatch:
     """Events of one chunk as columns of one length `n`, in source order.
 
-    events : the n accepted events, for what needs their text (PostgreSQL rows)
+    events : the n accepted events, for what needs their text; a fast parser decodes each when it is asked for
     event_hash, user_hash, item_hash : uint64 (n,)
     type : int8 (n,), index into `EVENT_TYPES`
     ts_ms : int64 (n,), UTC epoch milliseconds
     value : float64 (n,), NaN where absent
     domain : int16 (n,), index into `domains`, the distinct domains of the batch in order of appearance
     offset : int64 (n,), where each event stands in its source (byte offset, or row number of a columnar file)
+    requested : bool (n,), whether the event carries a request_id
+    features : their features as columns
     source, position : the file, and the offset at which the chunk ends there: what comes later has no smaller `offset`
     """
 
@@ -181,16 +209,18 @@ class EventBatch:
     domain: npt.NDArray[np.int16]
     domains: tuple[str, ...]
     offset: npt.NDArray[np.int64]
+    requested: npt.NDArray[np.bool_]
+    features: FeatureColumns
     source: str
     position: int
 
     def __len__(self) -> int:
-        return len(self.events)
+        return len(self.ts_ms)
 
     def take(self, rows: npt.NDArray[np.bool_]) -> "EventBatch":
         """The batch with only the rows where `rows` (n,) is true."""
         return EventBatch(
-            events=[event for event, keep in zip(self.events, rows.tolist(), strict=True) if keep],
+            events=Selected(self.events, np.flatnonzero(rows)),
             event_hash=self.event_hash[rows],
             user_hash=self.user_hash[rows],
             item_hash=self.item_hash[rows],
@@ -200,6 +230,8 @@ class EventBatch:
             domain=self.domain[rows],
             domains=self.domains,
             offset=self.offset[rows],
+            requested=self.requested[rows],
+            features=self.features.take(rows),
             source=self.source,
             position=self.position,
         )

@@ -1,6 +1,6 @@
 """Identifiers that cross a process border, as distinct types.
 
-All are strings on the wire; `EventHash`, `UserHash` and `ItemHash` are the 64-bit xxh3 of theirs, used in columns and in Redis.
+All are strings on the wire; `EventHash`, `UserHash` and `ItemHash` are the XXH64 of theirs, used in columns and in Redis.
 """
 
 from typing import NewType
@@ -25,9 +25,15 @@ Epoch = NewType("Epoch", int)
 
 
 def hash64(identifier: str) -> int:
-    """64-bit xxh3 of an identifier's UTF-8 bytes: the same in every process and release.
+    """XXH64 (seed 0) of an identifier's UTF-8 bytes: the same in every process and release.
+
+    `online_models.hashing` computes the same of bytes that are no Python objects yet.
 
     >>> hash64("movie-1") == hash64("movie-1"), 0 <= hash64("") < 2**64
     (True, True)
+
+    References
+    ----------
+    Collet, Y. (2016). xxHash fast digest algorithm, specification of XXH64.
     """
-    return xxhash.xxh3_64_intdigest(identifier.encode())
+    return xxhash.xxh64_intdigest(identifier.encode())

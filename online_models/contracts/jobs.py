@@ -9,6 +9,7 @@ from datetime import datetime
 
 import msgspec
 
+from online_models.contracts.features import FeatureSpec
 from online_models.contracts.ids import FencingToken, JobId, ModelName, ModelVersion
 
 
@@ -17,6 +18,7 @@ class TrainAls(msgspec.Struct, frozen=True, tag="train_als", tag_field="type"):
 
     half_life_days : an interaction this much older (event time) than the newest counts half
     until_ms : data up to this event time (epoch ms), or None for all there is
+    features : what the flow monitors, for the reference sketches of the version; empty for `DEFAULT_FEATURES`
     """
 
     factors: int = 64
@@ -27,6 +29,7 @@ class TrainAls(msgspec.Struct, frozen=True, tag="train_als", tag_field="type"):
     holdout_fraction: float = 0.1
     until_ms: int | None = None
     seed: int = 0
+    features: tuple[FeatureSpec, ...] = ()
 
 
 class TrainTwoTower(msgspec.Struct, frozen=True, tag="train_two_tower", tag_field="type"):

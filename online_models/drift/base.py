@@ -1,4 +1,4 @@
-"""What every drift detector is, and what the three over histograms share.
+"""What every drift detector is, and what those over histograms share.
 
 - A detector has `update(x)`, `drift_detected` and `snapshot()`; hyperparameters are checked in the constructor;
   `restore(snapshot)` and going on equals never having stopped.
@@ -18,6 +18,9 @@ from online_models.histograms import Assignment, Counts, rebin
 
 Plain = str | int | float | bool | None | npt.NDArray[np.generic]
 Snapshot = tuple[Plain, ...]
+Floats = npt.NDArray[np.float64]
+Histogram = Counts | Floats
+"""Counts, or counts scaled to what they can tell."""
 
 X_contra = TypeVar("X_contra", contravariant=True)
 
@@ -145,6 +148,12 @@ class HistogramDetector(ABC):
     def _judge(self, counts: Counts, coarse: Counts) -> Reading:
         """The reading of a window with enough events, from its fine (bins + 3,) and coarse (B,) counts."""
 
+    def _reach(self, found: tuple[Floats, Floats], coarse: Counts) -> Reading:
+        """The reading of a statistic and its p-value: drift when the statistic reaches the threshold."""
+        statistic, p_value = map(float, found)
+        drifted = statistic >= self.threshold
+        return Reading(self.name, statistic, self.threshold, drifted, True, p_value, int(coarse.sum()))
+
     def snapshot(self) -> Snapshot:
         """`(name, schema version, kind, reference, threshold, min_events, then the latest reading)`."""
         reading = self._reading
@@ -190,12 +199,30 @@ def not_a_snapshot_of(name: str, schema_version: int, snapshot: Snapshot) -> Val
     return ValueError(f"expected a snapshot of ({name}, {schema_version}), got one of {snapshot[:2]}")
 
 
-def proportions(reference: Counts, current: Counts) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Smoothed shares q of the reference and p of the window over the bins that either has filled.
+def proportions(reference: Histogram, current: Histogram) -> tuple[Floats, Floats]:
+    """Smoothed shares q of the reference and p of the window, each (..., B), over the bins that either has filled.
 
     Half a count is added to each bin (Jeffreys), so that an empty bin on one side stays finite; bins that are empty
-    on both sides say nothing and are left out.
+    on both sides, padding among them, say nothing and have share 0.
     """
     filled = (reference > 0) | (current > 0)
-    q, p = reference[filled] + 0.5, current[filled] + 0.5
-    return q / q.sum(), p / p.sum()
+    q, p = np.where(filled, reference + 0.5, 0.0), np.where(filled, current + 0.5, 0.0)
+    return q / q.sum(-1, keepdims=True), p / p.sum(-1, keepdims=True)
+
+
+def per_event(reference: Histogram, current: Histogram) -> Floats:
+    """1/n + 1/m of windows (..., B), the variance that a difference of two shares has per unit of a share."""
+    totals: Floats = 1 / current.sum(-1) + 1 / reference.sum(-1)
+    return totals
+
+
+def degrees(reference: Histogram, current: Histogram) -> Floats:
+    """Degrees of freedom (...) of two histograms (..., B): the bins that either has filled, less one."""
+    filled: Floats = ((reference > 0) | (current > 0)).sum(-1) - 1.0
+    return filled
+
+
+def log_ratio(p: Floats, q: Floats) -> Floats:
+    """ln(p / q), and 0 where p is 0."""
+    ratio: Floats = np.log(np.where(p > 0, p, 1.0) / np.where(p > 0, q, 1.0))
+    return ratio

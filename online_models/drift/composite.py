@@ -5,11 +5,11 @@
 - A loss of accuracy needs no second witness: more than a tenth below its baseline is enough.
 """
 
-import enum
 from dataclasses import dataclass
 from typing import Final
 
 from online_models.drift.base import Reading
+from online_models.drift.verdict import Verdict
 
 DROP_FRACTION: Final = 0.10
 
@@ -20,16 +20,8 @@ _MEANING: Final = {
 }
 
 
-class Verdict(enum.StrEnum):
-    """What the detectors together say of one window. Too little data is never `stable`."""
-
-    DRIFT = "drift"
-    STABLE = "stable"
-    INCONCLUSIVE = "inconclusive"
-
-
 @dataclass(frozen=True, slots=True)
-class FeatureVerdict:
+class Agreement:
     """A verdict and the readings behind it."""
 
     verdict: Verdict
@@ -51,11 +43,11 @@ class FeatureVerdict:
             case Verdict.STABLE:
                 lone = explain(feature, self.alarms[0])
                 return f"{lone}; one detector of {len(self.readings)} alone is no drift"
-            case Verdict.DRIFT:
+            case _:
                 return "; ".join(explain(feature, alarm) for alarm in self.alarms)
 
 
-def two_of_three(psi: Reading, ks: Reading, kl: Reading) -> FeatureVerdict:
+def two_of_three(psi: Reading, ks: Reading, kl: Reading) -> Agreement:
     """Drift when at least two of the readings say so; inconclusive unless all had enough events.
 
     >>> far = Reading("psi", 0.3, 0.1, drift_detected=True, enough=True)
@@ -66,9 +58,9 @@ def two_of_three(psi: Reading, ks: Reading, kl: Reading) -> FeatureVerdict:
     """
     readings = (psi, ks, kl)
     if not all(reading.enough for reading in readings):
-        return FeatureVerdict(Verdict.INCONCLUSIVE, readings)
+        return Agreement(Verdict.INCONCLUSIVE, readings)
     agreeing = sum(reading.drift_detected for reading in readings)
-    return FeatureVerdict(Verdict.DRIFT if agreeing >= 2 else Verdict.STABLE, readings)
+    return Agreement(Verdict.DRIFT if agreeing >= 2 else Verdict.STABLE, readings)
 
 
 def explain(feature: str, reading: Reading) -> str:

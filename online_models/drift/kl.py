@@ -7,25 +7,38 @@
 from typing import ClassVar, Final
 
 import numpy as np
+from scipy.special import chdtrc
 
 from online_models.contracts.features import FeatureKind
-from online_models.drift.base import MIN_EVENTS, HistogramDetector, Reading, proportions
+from online_models.drift.base import (
+    MIN_EVENTS,
+    Floats,
+    Histogram,
+    HistogramDetector,
+    Reading,
+    degrees,
+    log_ratio,
+    per_event,
+    proportions,
+)
 from online_models.histograms import Counts
 
 THRESHOLD: Final = 0.05
 """For small shifts PSI is KL one way plus KL back, so this is PSI's 0.1."""
 
 
-def kl_divergence(reference: Counts, current: Counts) -> float:
-    """KL(window || reference) in nats of coarse counts (B,), less its sampling bias, at least 0.
+def kl_divergence(reference: Histogram, current: Histogram) -> tuple[Floats, Floats]:
+    """KL(window || reference) (...) in nats of coarse counts (..., B), less its sampling bias, at least 0; and its p-value.
 
-    >>> round(kl_divergence(np.array([5000, 5000]), np.array([350, 150])), 3)
-    0.081
+    >>> kl, p = kl_divergence(np.array([5000, 5000]), np.array([350, 150]))
+    >>> round(float(kl), 3), round(float(p), 3)
+    (0.081, 0.0)
     """
     q, p = proportions(reference, current)
-    # sum_b p_b ln(p_b / q_b) - (B - 1)/2 (1/n + 1/m)
-    bias = (len(p) - 1) / 2 * (1 / int(current.sum()) + 1 / int(reference.sum()))
-    return max(0.0, float((p * np.log(p / q)).sum()) - bias)
+    # sum_b p_b ln(p_b / q_b), twice which over (1/n + 1/m) is chi-square with B - 1 degrees of freedom
+    kl = (p * log_ratio(p, q)).sum(-1)
+    free, unit = degrees(reference, current), per_event(reference, current)
+    return np.maximum(0.0, kl - free / 2 * unit), chdtrc(np.maximum(free, 1.0), 2 * kl / unit)
 
 
 class KlDetector(HistogramDetector):
@@ -51,5 +64,4 @@ class KlDetector(HistogramDetector):
         super().__init__(reference, kind, threshold=threshold, min_events=min_events)
 
     def _judge(self, counts: Counts, coarse: Counts) -> Reading:
-        kl = kl_divergence(self._coarse_reference, coarse)
-        return Reading(self.name, kl, self.threshold, kl >= self.threshold, True, events=int(coarse.sum()))
+        return self._reach(kl_divergence(self._coarse_reference, coarse), coarse)

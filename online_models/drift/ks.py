@@ -10,47 +10,56 @@
 from typing import ClassVar, Final, Self
 
 import numpy as np
-from scipy.special import chdtrc, kolmogorov
+from scipy.special import kolmogorov
 
 from online_models.contracts.features import FeatureKind
-from online_models.drift.base import MIN_EVENTS, HistogramDetector, Reading, Snapshot, not_a_snapshot_of
+from online_models.drift.base import (
+    MIN_EVENTS,
+    Floats,
+    Histogram,
+    HistogramDetector,
+    Reading,
+    Snapshot,
+    not_a_snapshot_of,
+)
+from online_models.drift.chi_square import chi_square_divergence
 from online_models.histograms import Counts
 
 THRESHOLD: Final = 0.05
 SIGNIFICANCE: Final = 0.05
 
 
-def kolmogorov_smirnov(reference: Counts, current: Counts) -> tuple[float, float]:
-    """D and p-value of ordered cells' counts (c,); (0, 1) when either side is empty.
+def kolmogorov_smirnov(reference: Histogram, current: Histogram) -> tuple[Floats, Floats]:
+    """D (...) and p-value of ordered cells' counts (..., c); 0 and 1 when either side is empty.
 
     >>> d, p = kolmogorov_smirnov(np.array([50, 50]), np.array([70, 30]))
-    >>> round(d, 3), round(p, 3)
+    >>> round(float(d), 3), round(float(p), 3)
     (0.2, 0.037)
     """
-    m, n = int(reference.sum()), int(current.sum())
-    if not m or not n:
-        return 0.0, 1.0
-    distance = float(np.abs(np.cumsum(current) / n - np.cumsum(reference) / m).max())
+    q, p, effective = _shares(reference, current)
+    distance = np.abs(np.cumsum(p - q, -1)).max(-1)
     # P(K > sqrt(n m / (n + m)) D)
-    return distance, float(kolmogorov(np.sqrt(n * m / (n + m)) * distance))
+    return distance, kolmogorov(np.sqrt(effective) * distance)
 
 
-def total_variation(reference: Counts, current: Counts) -> tuple[float, float]:
-    """Total variation distance and chi-square p-value of unordered bins' counts (B,).
+def total_variation(reference: Histogram, current: Histogram) -> tuple[Floats, Floats]:
+    """Total variation distance (...) and chi-square p-value of unordered bins' counts (..., B).
 
     >>> tv, p = total_variation(np.array([50, 50]), np.array([70, 30]))
-    >>> round(tv, 3), round(p, 3)
+    >>> round(float(tv), 3), round(float(p), 3)
     (0.2, 0.004)
     """
-    filled = (reference > 0) | (current > 0)
-    r, c = reference[filled].astype(np.float64), current[filled].astype(np.float64)
-    m, n = r.sum(), c.sum()
-    if not m or not n:
-        return 0.0, 1.0
-    distance = float(np.abs(c / n - r / m).sum()) / 2
-    # X2 = sum_b (c_b sqrt(m/n) - r_b sqrt(n/m))^2 / (c_b + r_b), B - 1 degrees of freedom
-    x2 = ((c * np.sqrt(m / n) - r * np.sqrt(n / m)) ** 2 / (c + r)).sum()
-    return distance, float(chdtrc(len(r) - 1, x2)) if len(r) > 1 else 1.0
+    q, p, effective = _shares(reference, current)
+    _, p_value = chi_square_divergence(np.maximum(reference, 0), current)
+    return np.abs(p - q).sum(-1) / 2, np.where(effective > 0, p_value, 1.0)
+
+
+def _shares(reference: Histogram, current: Histogram) -> tuple[Floats, Floats, Floats]:
+    """Shares q and p (..., c) and n m / (n + m) (...); all 0 when either side is empty."""
+    m, n = reference.sum(-1, keepdims=True), current.sum(-1, keepdims=True)
+    both = (m > 0) & (n > 0)
+    q, p = np.where(both, reference / np.maximum(m, 1), 0.0), np.where(both, current / np.maximum(n, 1), 0.0)
+    return q, p, (np.where(both, m * n / np.maximum(m + n, 1), 0.0))[..., 0]
 
 
 class KsDetector(HistogramDetector):
@@ -86,9 +95,10 @@ class KsDetector(HistogramDetector):
 
     def _judge(self, counts: Counts, coarse: Counts) -> Reading:
         if self.kind is FeatureKind.NUMERIC:
-            distance, p = kolmogorov_smirnov(self.reference[:-1], counts[:-1])
+            found = kolmogorov_smirnov(self.reference[:-1], counts[:-1])
         else:
-            distance, p = total_variation(self._coarse_reference, coarse)
+            found = total_variation(self._coarse_reference, coarse)
+        distance, p = map(float, found)
         drifted = distance >= self.threshold and p < self.significance
         return Reading(self.name, distance, self.threshold, drifted, True, p, int(coarse.sum()))
 

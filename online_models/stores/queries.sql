@@ -150,6 +150,60 @@ SELECT item_id, title, categories FROM items WHERE domain = %(domain)s ORDER BY 
 INSERT INTO window_reports (model, window_start_ms, window_end_ms, report) VALUES %s
 ON CONFLICT (model, window_start_ms, window_end_ms) DO UPDATE SET report = excluded.report;
 
+-- name: upsert_feature_windows
+-- Insert or replace what features looked like in windows.
+INSERT INTO feature_windows (
+    model, window_start_ms, window_end_ms, feature, kind, champion, events, missing, verdict, why,
+    mean, sd, minimum, maximum, quantiles, cardinality, new_share, heavy_fingerprints, heavy_counts,
+    statistics, p_value, effect, detectable, information, rank, bins, counts, reference
+)
+VALUES %s
+ON CONFLICT (model, window_end_ms, window_start_ms, feature) DO UPDATE SET
+    kind = excluded.kind, champion = excluded.champion, events = excluded.events, missing = excluded.missing,
+    verdict = excluded.verdict, why = excluded.why, mean = excluded.mean, sd = excluded.sd,
+    minimum = excluded.minimum, maximum = excluded.maximum, quantiles = excluded.quantiles,
+    cardinality = excluded.cardinality, new_share = excluded.new_share,
+    heavy_fingerprints = excluded.heavy_fingerprints, heavy_counts = excluded.heavy_counts,
+    statistics = excluded.statistics, p_value = excluded.p_value, effect = excluded.effect,
+    detectable = excluded.detectable, information = excluded.information, rank = excluded.rank,
+    bins = excluded.bins, counts = excluded.counts, reference = excluded.reference;
+
+-- name: select_feature_windows
+-- A model's features, or one of them, in the windows that end in a range.
+SELECT
+    model, window_start_ms, window_end_ms, feature, kind, champion, events, missing, verdict, why,
+    mean, sd, minimum, maximum, quantiles, cardinality, new_share, heavy_fingerprints, heavy_counts,
+    statistics, p_value, effect, detectable, information, rank, bins, counts, reference
+FROM feature_windows
+WHERE
+    model = %(model)s AND window_end_ms > %(start_ms)s AND window_end_ms <= %(end_ms)s
+    AND (%(feature)s::text IS NULL OR feature = %(feature)s)
+ORDER BY window_end_ms, window_start_ms, feature;
+
+-- name: select_latest_windows
+-- When each model's latest window with features ended, found by a skip through the key: one probe per model.
+WITH RECURSIVE latest AS (
+    (SELECT model, window_end_ms FROM feature_windows ORDER BY model DESC, window_end_ms DESC LIMIT 1)
+    UNION ALL
+    SELECT following.model, following.window_end_ms
+    FROM latest
+    CROSS JOIN LATERAL (
+        SELECT model, window_end_ms FROM feature_windows
+        WHERE feature_windows.model < latest.model
+        ORDER BY model DESC, window_end_ms DESC LIMIT 1
+    ) AS following
+)
+SELECT model, window_end_ms FROM latest ORDER BY model;
+
+-- name: insert_feature_words
+-- Add texts of frequent words that are not known yet.
+INSERT INTO feature_words (model, feature, fingerprint, text) VALUES %s
+ON CONFLICT (model, feature, fingerprint) DO NOTHING;
+
+-- name: select_feature_words
+-- The known words of a model's features.
+SELECT feature, fingerprint, text FROM feature_words WHERE model = %(model)s;
+
 -- name: insert_drift_events
 -- Add drift events and trigger decisions that are not known yet.
 INSERT INTO drift_events (

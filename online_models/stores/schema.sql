@@ -103,6 +103,47 @@ CREATE TABLE window_reports (
     PRIMARY KEY (model, window_start_ms, window_end_ms)
 );
 
+-- One row per declared feature of every window, as `ports.FeatureWindowRow` says. An array is written whole and read whole.
+CREATE TABLE feature_windows (
+    model text NOT NULL,
+    window_start_ms bigint NOT NULL,
+    window_end_ms bigint NOT NULL,
+    feature text NOT NULL,
+    kind text NOT NULL,
+    champion text,
+    events bigint NOT NULL,
+    missing bigint NOT NULL,
+    verdict text NOT NULL,
+    why text NOT NULL,
+    mean double precision,
+    sd double precision,
+    minimum double precision,
+    maximum double precision,
+    quantiles double precision[] NOT NULL,
+    cardinality double precision,
+    new_share double precision,
+    heavy_fingerprints bigint[] NOT NULL,
+    heavy_counts bigint[] NOT NULL,
+    statistics jsonb NOT NULL,
+    p_value double precision,
+    effect double precision,
+    detectable double precision,
+    information double precision, -- nats
+    rank integer,
+    bins text[] NOT NULL,
+    counts bigint[] NOT NULL,
+    reference bigint[] NOT NULL,
+    PRIMARY KEY (model, window_end_ms, window_start_ms, feature)
+);
+
+CREATE TABLE feature_words (
+    model text NOT NULL,
+    feature text NOT NULL,
+    fingerprint bigint NOT NULL, -- 32 bits, unsigned
+    text text NOT NULL,
+    PRIMARY KEY (model, feature, fingerprint)
+);
+
 CREATE TABLE model_metrics (
     model text NOT NULL,
     version text NOT NULL,

@@ -150,6 +150,8 @@ def test_a_job_becomes_a_registered_candidate_with_a_verified_artifact(workshop:
         "user_factors": (60, 8),
         "item_gramian": (8, 8),
         "user_gramian": (8, 8),
+        "item_axes": (10, 4),
+        "user_axes": (10, 4),
     }
     assert manifest.data_window.events == 1_500
     assert manifest.data_window.start_ms == START_MS

@@ -15,6 +15,21 @@ def array(values: list[int]) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
     return np.array(values, np.uint64)
 
 
+class TwoGenerations:
+    """The oracle of what is forgotten: two sets, one hash at a time."""
+
+    def __init__(self, capacity: int) -> None:
+        self.room, self.old, self.young = capacity // 2, set[int](), set[int]()
+
+    def admit(self, entry: int) -> bool:
+        if entry in self.old or entry in self.young:
+            return False
+        if len(self.young) >= self.room:
+            self.old, self.young = self.young, set()
+        self.young.add(entry)
+        return True
+
+
 def first_occurrences(batch: list[int], known: set[int]) -> list[bool]:
     """The oracle: a set that forgets nothing."""
     answers = []
@@ -30,6 +45,15 @@ def test_within_its_capacity_it_answers_as_a_set(batches: list[list[int]]) -> No
     seen, known = SeenEvents(capacity=96), set[int]()
     for batch in batches:
         assert seen.admit(array(batch)).tolist() == first_occurrences(batch, known)
+
+
+@settings(deadline=None)
+@given(batches, st.sampled_from([2, 4, 10]))
+def test_beyond_its_capacity_it_forgets_generation_by_generation(batches: list[list[int]], capacity: int) -> None:
+    seen, oracle = SeenEvents(capacity), TwoGenerations(capacity)
+    for batch in batches:
+        assert seen.admit(array(batch)).tolist() == [oracle.admit(entry) for entry in batch]
+    assert [set(part.tolist()) for part in seen.snapshot()[1:]] == [oracle.old, oracle.young]
 
 
 @settings(deadline=None)
@@ -73,7 +97,8 @@ def test_a_snapshot_is_not_touched_by_later_events() -> None:
     seen = SeenEvents(capacity=8)
     seen.admit(array([1, 2]))
     snapshot = seen.snapshot()
-    seen.admit(array([3, 4, 5, 6]))
+    for start in range(3, 40, 4):
+        seen.admit(array(list(range(start, start + 4))))
     assert [part.tolist() for part in snapshot[1:]] == [[], [1, 2]]
 
 

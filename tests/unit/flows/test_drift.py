@@ -1,88 +1,161 @@
-"""Judging a window: against what the champion was trained on, or not at all."""
+"""Judging windows in their order: against what the champion was trained on, the stream's own beginning, or not at all."""
+
+import pickle
 
 import msgspec
 import numpy as np
 import pytest
 
-from flows.drift import Scored, WindowReport, judge, score
+from flows.combine import Plans
+from flows.drift import Judge, Scored, WindowReport
 from flows.live import Reference
 from flows.settings import FlowSettings
-from flows.windows import ClosedWindow, Counts
-from online_models.contracts.events import EventType
+from flows.windows import ClosedWindow
+from online_models.columns import MappingColumns
+from online_models.contracts.artifacts import FeatureSketch
+from online_models.contracts.events import TYPE_CODES, EventType
 from online_models.contracts.features import FeatureKind, FeatureSpec
 from online_models.contracts.ids import ModelVersion
-from online_models.drift.psi import THRESHOLD, PsiDetector
-from tests.samples import MOVIES
+from online_models.drift.policy import Policy
+from online_models.sketches import Layout, Sketches, sketch
+from tests.samples import MOVIES, batch, event
 
 RATING = FeatureSpec("rating", FeatureKind.NUMERIC, "value", (EventType.RATING,), 0.0, 5.0, 50)
 GENRES = FeatureSpec("genres", FeatureKind.MULTI_VALUED, "features.genres", (EventType.RATING,), bins=64)
 OF_PRODUCTS = FeatureSpec("amount", FeatureKind.NUMERIC, "value", (EventType.PURCHASE,), bins=8, domains=("products",))
-SETTINGS = FlowSettings(features=(RATING, GENRES, OF_PRODUCTS), min_window_events=200)
-HOUR_MS = 3_600_000
+SETTINGS = FlowSettings(
+    window_seconds=3600,
+    features=(RATING, GENRES, OF_PRODUCTS),
+    min_window_events=200,
+    longer_windows_seconds=(14_400,),
+)
+LAYOUT = Plans(SETTINGS).declared(MOVIES)
+PANE_MS, HOUR_MS = 900_000, 3_600_000
+SAMPLE = batch([event(1)])
+SLIGHT = 0.045
 
 
-def drawn(spec: FeatureSpec, events: int, seed: int, shift: float = 0.0, missing: int = 0) -> Counts:
-    """Counts (bins + 3,) of a bell over the bins, moved by a share of them."""
-    rng = np.random.default_rng(seed)
-    bins = np.clip(rng.normal((0.3 + shift) * spec.bins, 0.1 * spec.bins, events).astype(int), 0, spec.bins - 1)
-    counts: Counts = np.bincount(bins + 1, minlength=spec.bins + 3).astype(np.int64)
-    counts[-1] = missing
-    return counts
+class Observed:
+    """Ratings around a mean, and genres of which the first becomes more frequent with it; every tenth has no genre."""
+
+    def __init__(self, events: int, seed: int, shift: float = 0.0, missing: int = 0) -> None:
+        rng = np.random.default_rng(seed)
+        genre = np.where(rng.random(events) < 0.2 + shift, 0, rng.integers(1, 8, events)).tolist()
+        self.type = np.full(events, TYPE_CODES[EventType.RATING], np.int8)
+        self.ts_ms = np.zeros(events, np.int64)
+        self.value = rng.normal(3.0 + 3 * shift, 0.8, events)
+        self.value[:missing] = np.nan
+        self.item_hash = self.user_hash = np.zeros(events, np.uint64)
+        self.events = SAMPLE.events
+        self.features = MappingColumns(
+            [None if row % 10 == 0 else {"genres": [f"g{each}"]} for row, each in enumerate(genre)]
+        )
 
 
-def reference(*specs: FeatureSpec) -> Reference:
-    return Reference(ModelVersion("v3"), {spec.name: (spec, drawn(spec, 5_000, seed=1)) for spec in specs})
+def sketched(events: int, seed: int, shift: float = 0.0, missing: int = 0, layout: Layout = LAYOUT) -> Sketches:
+    return sketch(layout, Observed(events, seed, shift, missing), np.zeros(events, np.int64), 1)[0]
 
 
-def window(events: int = 2_000, shift: float = 0.0, **counts: Counts) -> ClosedWindow:
-    found = {spec.name: drawn(spec, events, seed=2, shift=shift) for spec in (RATING, GENRES)}
-    return ClosedWindow(MOVIES, HOUR_MS, 2 * HOUR_MS, events, {**found, **counts})
+def reference(*specs: FeatureSpec, version: str = "v3") -> Reference:
+    made = sketched(20_000, seed=1)
+    return Reference(
+        ModelVersion(version),
+        tuple(FeatureSketch(spec, LAYOUT.state(made, spec.name).counts.tolist()) for spec in specs),
+    )
 
 
-def report(scored: Scored) -> WindowReport:
-    return msgspec.json.decode(scored.row.report, type=WindowReport)
+def window(hop: int, events: int = 2_000, shift: float = 0.0, missing: int = 0, hours: int = 1) -> ClosedWindow:
+    """The window that ends `hop` panes after the first hour."""
+    state = sketched(events, seed=10 + hop, shift=shift, missing=missing)
+    end_ms = HOUR_MS + hop * PANE_MS
+    newest = sketched(events // 4, seed=100 + hop, shift=shift)
+    panes = {"": state}
+    return ClosedWindow(
+        MOVIES, end_ms - hours * HOUR_MS, end_ms, events, panes, {"": newest}, events // 4, None, PANE_MS, PANE_MS
+    )
+
+
+def slight(hop: int, hours: int = 1) -> ClosedWindow:
+    """A window that is significant, and not overwhelmingly so."""
+    return window(hop, events=800, shift=SLIGHT, hours=hours)
+
+
+def judge(settings: FlowSettings = SETTINGS) -> Judge:
+    return Judge(MOVIES, settings, Plans(settings))
+
+
+def verdicts(scored: Scored) -> dict[str, str]:
+    return msgspec.json.decode(scored.row.report, type=WindowReport).verdicts
+
+
+CHAMPION = reference(RATING, GENRES)
 
 
 def test_a_window_like_the_reference_is_calm_and_its_figures_are_reported() -> None:
-    found = score(window(), reference(RATING, GENRES), SETTINGS)
+    found = judge().add(window(0), CHAMPION)
     assert (found.alarms, found.signal.drifted, found.signal.reason) == ([], False, "")
-    assert (found.events, found.has_champion, report(found).reference) == (2_000, True, "v3")
-    rating = report(found).features["rating"]
-    expected = PsiDetector(drawn(RATING, 5_000, seed=1), RATING.kind, min_events=200)
-    expected.update(drawn(RATING, 2_000, seed=2))
-    assert (rating.events, rating.missing, rating.psi) == (2_000, 0, expected.statistic)
-    assert rating.ks is not None
-    assert rating.kl is not None
+    assert (found.new_events, found.has_champion) == (500, True)
+    assert verdicts(found) == {"rating": "stable", "genres": "stable"}
+    rating, genres = found.features
+    assert (rating.feature, rating.champion, rating.events, rating.missing) == ("rating", "v3", 2_000, 0)
+    assert {"psi", "ks", "kl"} <= set(rating.statistics)
+    assert rating.mean == pytest.approx(3.0, abs=0.1)
+    assert (genres.events, genres.missing, sum(genres.counts)) == (2_000, 200, 2_000)
+    assert genres.cardinality == pytest.approx(8, abs=0.2)
 
 
-def test_a_moved_window_is_an_alarm_per_feature_and_one_signal() -> None:
-    found = score(window(shift=0.2), reference(RATING, GENRES), SETTINGS)
-    assert [alarm.feature for alarm in found.alarms] == ["rating", "genres"]
-    for alarm in found.alarms:
-        assert (alarm.kind, alarm.model, alarm.detector) == ("drift", MOVIES, "composite")
-        assert (alarm.window_start_ms, alarm.window_end_ms, alarm.threshold) == (HOUR_MS, 2 * HOUR_MS, THRESHOLD)
-        assert alarm.statistic == report(found).features[alarm.feature].psi
-        assert alarm.statistic > THRESHOLD
-        assert alarm.feature in alarm.reason
-    signal = found.signal
-    assert (signal.drifted, signal.alone, signal.detector) == (True, False, "composite")
-    assert (signal.window_start_ms, signal.window_end_ms) == (HOUR_MS, 2 * HOUR_MS)
-    assert signal.reason == "; ".join(alarm.reason for alarm in found.alarms)
+def test_an_alarm_is_confirmed_by_the_next_window_unless_it_is_overwhelming() -> None:
+    small, large = judge(), judge()
+    assert verdicts(large.add(window(0, shift=0.3), CHAMPION))["rating"] == "drift"
+    first = small.add(slight(0), CHAMPION)
+    assert (verdicts(first)["rating"], first.alarms, first.signal.drifted) == ("unconfirmed", [], False)
+    second = small.add(slight(1), CHAMPION)
+    (alarm,) = [each for each in second.alarms if each.feature == "rating"]
+    assert verdicts(second)["rating"] == "drift"
+    assert (alarm.kind, alarm.model, alarm.detector) == ("drift", MOVIES, "panel")
+    assert (alarm.window_start_ms, alarm.window_end_ms) == (PANE_MS, HOUR_MS + PANE_MS)
+    assert alarm.threshold == SETTINGS.policy("recommender").effect < alarm.statistic
+    signal = second.signal
+    assert (signal.drifted, signal.alone, signal.detector) == (True, False, "panel")
+    assert signal.reason == "; ".join(each.reason for each in second.alarms)
+    assert alarm.reason.startswith("rating")
 
 
-def test_only_the_feature_that_moved_is_an_alarm() -> None:
-    moved = window(rating=drawn(RATING, 2_000, seed=2, shift=0.2))
-    assert [alarm.feature for alarm in score(moved, reference(RATING, GENRES), SETTINGS).alarms] == ["rating"]
+def test_restoring_and_going_on_equals_never_having_stopped() -> None:
+    windows = [slight(hop) if hop % 4 else window(hop, events=150, shift=SLIGHT) for hop in range(9)]
+    steady = judge()
+    expected = [steady.add(each, CHAMPION) for each in windows]
+    again, found = judge(), []
+    for each in windows:
+        resumed = judge()
+        resumed.restore(pickle.loads(pickle.dumps(again.snapshot())))
+        again = resumed
+        found.append(again.add(each, CHAMPION))
+    assert found == expected
+    assert any(scored.alarms for scored in found)
 
 
 def test_without_a_champion_a_window_is_reported_unjudged() -> None:
-    found = score(window(shift=0.5), None, SETTINGS)
+    found = judge().add(window(0, shift=0.5), None)
     assert (found.alarms, found.signal.drifted, found.has_champion) == ([], False, False)
-    assert report(found).reference is None
-    assert [(each.events, each.psi, each.drifted) for each in report(found).features.values()] == [
-        (2_000, None, False),
-        (2_000, None, False),
-    ]
+    assert verdicts(found) == {"rating": "unjudged", "genres": "unjudged"}
+    assert [(each.events, each.p_value, each.champion) for each in found.features] == [(2_000, None, None)] * 2
+
+
+def test_the_beginning_of_the_stream_stands_in_for_a_champion_that_is_not_there() -> None:
+    settings = SETTINGS.model_copy(update={"baseline_seconds": 4 * HOUR_MS // 1000})
+    one = judge(settings)
+    calm = [one.add(window(hop, events=6_000), None) for hop in range(16)]
+    assert {verdicts(each)["rating"] for each in calm[:15]} == {"unjudged"}
+    assert verdicts(calm[15])["rating"] == "stable"
+    moved = [one.add(window(hop, shift=0.2), None) for hop in (16, 17)]
+    assert {alarm.feature for alarm in moved[1].alarms} == {"rating", "genres"}
+    assert not moved[1].has_champion
+    resumed = judge(settings)
+    resumed.restore(pickle.loads(pickle.dumps(one.snapshot())))
+    assert resumed.add(window(18, shift=0.2), None) == one.add(window(18, shift=0.2), None)
+    # a champion takes its place
+    assert one.add(window(19), CHAMPION).features[0].champion == "v3"
 
 
 @pytest.mark.parametrize(
@@ -95,39 +168,65 @@ def test_without_a_champion_a_window_is_reported_unjudged() -> None:
     ],
 )
 def test_a_feature_that_the_champion_declared_otherwise_is_not_compared(other: FeatureSpec) -> None:
-    sketches = {"rating": (other, drawn(other, 5_000, seed=1)), **reference(GENRES).features}
-    found = score(window(shift=0.2), Reference(ModelVersion("v3"), sketches), SETTINGS)
+    sketches = (FeatureSketch(other, [400] * (other.cells + 3)), *reference(GENRES).sketches)
+    found = judge().add(window(0, shift=0.3), Reference(ModelVersion("v3"), sketches))
     assert [alarm.feature for alarm in found.alarms] == ["genres"]
-    assert report(found).features["rating"].psi is None
+    assert verdicts(found)["rating"] == "unjudged"
 
 
 def test_a_feature_that_the_champion_has_not_got_is_not_judged() -> None:
-    found = score(window(shift=0.2), reference(GENRES), SETTINGS)
+    found = judge().add(window(0, shift=0.3), reference(GENRES))
     assert [alarm.feature for alarm in found.alarms] == ["genres"]
 
 
-def test_too_few_values_say_nothing() -> None:
-    for events, judged in ((199, False), (200, True)):
-        found = judge(RATING, drawn(RATING, events, seed=2, shift=0.3), reference(RATING), 200)
-        assert (found.psi is not None, found.drifted) == (judged, judged)
-        assert found.events == events
+def test_a_ghost_is_profiled_and_never_judged() -> None:
+    ghost = msgspec.structs.replace(GENRES, ghost=True)
+    settings = SETTINGS.model_copy(update={"features": (RATING, ghost)})
+    found = judge(settings).add(window(0, shift=0.3), reference(RATING, ghost))
+    assert verdicts(found) == {"rating": "drift", "genres": "unjudged"}
+    assert found.features[1].cardinality is not None
+
+
+def test_too_few_values_say_nothing_until_the_window_has_grown() -> None:
+    one = judge()
+    seen = [verdicts(one.add(window(4 * hour, events=80, shift=0.3), CHAMPION))["rating"] for hour in range(6)]
+    assert seen[:2] == ["inconclusive", "inconclusive"]
+    assert seen[-1] == "drift"
 
 
 def test_missing_values_are_counted_and_a_rise_of_them_is_drift() -> None:
-    found = judge(RATING, drawn(RATING, 1_000, seed=2, missing=1_000), reference(RATING), 200)
-    assert (found.events, found.missing, found.drifted) == (2_000, 1_000, True)
+    one = judge()
+    found = [one.add(window(hop, missing=600), CHAMPION) for hop in range(2)][-1]
+    rating = found.features[0]
+    assert (rating.events, rating.missing, rating.verdict) == (2_000, 600, "drift")
 
 
-def test_features_of_other_domains_and_undeclared_ones_are_left_out() -> None:
-    undeclared = np.zeros(11, np.int64)
-    found = score(window(amount=undeclared, unknown=undeclared), reference(RATING, GENRES), SETTINGS)
-    assert set(report(found).features) == {"rating", "genres"}
+def test_a_longer_window_is_judged_by_itself_and_its_alarm_stands_alone() -> None:
+    one = judge()
+    one.add(slight(0), CHAMPION)
+    longer = one.add(slight(1, hours=4), CHAMPION)
+    assert verdicts(longer)["rating"] == "unconfirmed"  # the shorter window before it is no witness
+    assert longer.new_events == 0
+    found = one.add(window(2, shift=0.3, hours=4), CHAMPION).signal
+    assert (found.drifted, found.alone, found.detector) == (True, True, "panel_14400s")
+
+
+def test_what_was_remembered_against_one_champion_says_nothing_against_the_next() -> None:
+    one = judge()
+    one.add(slight(0), CHAMPION)
+    found = one.add(slight(1), reference(RATING, GENRES, version="v4"))
+    assert verdicts(found)["rating"] == "unconfirmed"
+
+
+def test_a_component_is_judged_by_its_own_policy() -> None:
+    blind = Policy(effect=10.0, min_events=200)
+    settings = SETTINGS.model_copy(update={"policies": {"recommender": blind}})
+    assert verdicts(judge(settings).add(window(0, shift=0.3), CHAMPION))["rating"] == "stable"
 
 
 def test_the_same_window_gives_the_same_rows_and_another_window_or_feature_other_ids() -> None:
-    found = score(window(shift=0.2), reference(RATING, GENRES), SETTINGS)
-    assert found == score(window(shift=0.2), reference(RATING, GENRES), SETTINGS)
-    closed = window(shift=0.2)
-    later = ClosedWindow(closed.model, closed.start_ms + 1, closed.end_ms + 1, closed.events, closed.counts)
-    ids = [alarm.id for each in (closed, later) for alarm in score(each, reference(RATING, GENRES), SETTINGS).alarms]
-    assert len(set(ids)) == 4
+    found = judge().add(window(0, shift=0.3), CHAMPION)
+    assert found == judge().add(window(0, shift=0.3), CHAMPION)
+    later = judge().add(window(1, shift=0.3), CHAMPION)
+    longer = judge().add(window(0, shift=0.3, hours=4), CHAMPION)
+    assert len({alarm.id for each in (found, later, longer) for alarm in each.alarms}) == 6

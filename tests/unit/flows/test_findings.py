@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from flows.drift import Scored, row_id
 from flows.findings import Finding, Findings, FindingSink, Input, JobTemplate
+from flows.instruments import Instruments
 from flows.tally import Tally
 from flows.triggers import DAY_MS, Signal, TriggerPolicy
 from online_models.contracts.ids import ModelName, ModelVersion
@@ -35,14 +36,15 @@ def scored(hour: int, drifted: bool = False, events: int = 100, has_champion: bo
     """A judged window that ends at an hour; its drift is of one feature."""
     start, end, reason = (hour - 1) * HOUR_MS, hour * HOUR_MS, "genres: moved" if drifted else ""
     alarm = DriftRow(
-        row_id("drift", MOVIES, "composite", "genres", end),
+        row_id("drift", MOVIES, "composite", "genres", start, end),
         *("drift", MOVIES, "composite", "genres", start, end, 0.4, 0.1, reason),
     )
     return Scored(
         row=WindowRow(MOVIES, start, end, b"{}"),
+        features=[],
         alarms=[alarm] if drifted else [],
         signal=Signal(MOVIES, "composite", start, end, drifted, False, reason),
-        events=events,
+        new_events=events,
         has_champion=has_champion,
     )
 
@@ -183,7 +185,7 @@ def test_a_restored_state_goes_on_as_if_it_had_never_stopped(inputs: list[Input]
 def write(stores: Endpoints, tally: Tally, found: Sequence[Finding], resume: tuple[int, ...] | None) -> tuple[int, ...]:
     """What a sink does with findings; its snapshot."""
     with closing(Database(stores.postgres_dsn)) as database:
-        sink = FindingSink(PostgresWindows(database), PostgresJobs(database), tally)
+        sink = FindingSink(PostgresWindows(database), PostgresJobs(database), tally, Instruments([3600]))
         part = sink.build_part("step", sink.list_parts()[0], resume)
         part.write_batch(list(found))
         figures = part.snapshot()

@@ -180,7 +180,7 @@ def test_a_line_of_the_limit_passes_and_one_byte_more_does_not(tmp_path: Path) -
     line = msgspec.json.encode(LOG[0])
     for limit, events in ((len(line), 1), (len(line) - 1, 0)):
         (tmp_path / "a.ndjson").write_bytes(line + b"\n")
-        source = LogSource([tmp_path / "a.ndjson"], max_line_bytes=limit)
+        source = LogSource([tmp_path / "a.ndjson"], limits=Limits(line_bytes=limit))
         parsed = [parse(chunk, BOUNDS) for chunk, _ in chunks_of(source)]
         assert (len(events_of(parsed)), len(rejects_of(parsed))) == (events, 1 - events)
 

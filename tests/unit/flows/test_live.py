@@ -191,9 +191,7 @@ def test_the_champion_s_sketches_are_the_reference_until_another_version_is_cham
         rollouts.adopt(MOVIES, version, "test")
         found = champions.reference(MOVIES)
         assert found is not None
-        assert (found.version, list(found.features)) == (version, [spec.name])
-        assert found.features[spec.name][0] == spec
-        assert found.features[spec.name][1].tolist() == sketch.counts
+        assert (found.version, found.sketches) == (version, (sketch,))
         assert champions.reference(MOVIES) is found
         assert patient.reference(MOVIES) is None
         publish(FilesystemArtifacts(tmp_path), registry, MOVIES, small_model(1))

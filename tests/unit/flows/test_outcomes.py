@@ -1,5 +1,6 @@
 """Outcomes: what counts for which version, when it is final, and when a fall of a rate is an alarm."""
 
+import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -8,11 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flows.admission import Admitted
-from flows.outcomes import FALLBACK, ModelOutcomes, Outcome, Outcomes, outcomes_of
+from flows.outcomes import FALLBACK, ModelOutcomes, Outcome, Outcomes, detector_of, outcomes_of
+from flows.settings import FlowSettings
 from flows.triggers import Signal
 from online_models.contracts.events import Event, EventType, FeatureValue
 from online_models.contracts.ids import ModelVersion, hash64
 from online_models.contracts.rollouts import VariantWindow
+from online_models.drift.adwin import Adwin
+from online_models.drift.prequential import Prequential, Worse
 from tests.samples import MOVIES, batch, event, event_id
 
 ATTRIBUTION_MS, WINDOW_MS, SETTLE_MS = 1_000, 10_000, 5_000
@@ -21,7 +25,7 @@ WindowKey = tuple[ModelVersion, int, int, int]
 
 
 def outcomes() -> Outcomes:
-    return Outcomes(ATTRIBUTION_MS, WINDOW_MS, delta=0.002, drop_fraction=0.1, settle_ms=SETTLE_MS)
+    return Outcomes(ATTRIBUTION_MS, WINDOW_MS, drop_fraction=0.1, settle_ms=SETTLE_MS)
 
 
 def shown(
@@ -212,8 +216,32 @@ def test_a_fall_of_the_hit_rate_alone_is_one_signal() -> None:
 
 def test_a_rise_and_a_fall_within_the_tolerated_share_are_no_alarm() -> None:
     assert signals(found(outcomes(), traffic(FALL[::-1]))) == []
-    tolerant = Outcomes(ATTRIBUTION_MS, WINDOW_MS, delta=0.002, drop_fraction=0.9, settle_ms=SETTLE_MS)
+    tolerant = Outcomes(ATTRIBUTION_MS, WINDOW_MS, drop_fraction=0.9, settle_ms=SETTLE_MS)
     assert signals(found(tolerant, traffic(FALL))) == []
+
+
+def test_a_prequential_monitor_hears_the_same_fall_and_survives_a_restart() -> None:
+    def detector() -> Prequential:
+        return Prequential(window=300, worse=Worse.LOWER)
+
+    def made() -> Outcomes:
+        return Outcomes(ATTRIBUTION_MS, WINDOW_MS, drop_fraction=0.1, settle_ms=SETTLE_MS, detector=detector)
+
+    told = traffic([0.5] * 4_000 + [0.1] * 1_000)
+    steady = made()
+    expected = signals(found(steady, told))
+    assert {signal.detector for signal in expected} == {"hit_rate", "ctr"}
+    first = made()
+    before = signals(found(first, told[:4_000]))
+    resumed = made()
+    resumed.restore(pickle.loads(pickle.dumps(first.snapshot())))
+    assert before + signals(found(resumed, told[4_000:])) == expected
+
+
+def test_the_settings_choose_the_detector() -> None:
+    assert isinstance(detector_of(FlowSettings()), Adwin)
+    chosen = detector_of(FlowSettings(outcome_detector="prequential", drop_fraction=0.2))
+    assert isinstance(chosen, Prequential)
 
 
 def test_the_canary_is_not_heard() -> None:

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from flows.chunks import KEPT_BYTES, Chunk, Lines, Rows
-from flows.parse import Parsed, parse
+from flows.chunks import KEPT_BYTES, Chunk, Lines, Parsed, Rows
+from flows.parse import parse
 from online_models.contracts.events import (
     EVENT_TYPES,
     Event,
@@ -84,7 +84,7 @@ def test_columns_hold_what_the_events_say(log: list[Event]) -> None:
     batch = parsed.batch
 
     assert parsed.rejects == []
-    assert batch.events == log
+    assert list(batch.events) == log
     assert batch.event_hash.tolist() == [hash64(event.event_id) for event in log]
     assert batch.user_hash.tolist() == [hash64(event.user_id) for event in log]
     assert batch.item_hash.tolist() == [hash64(event.item_id) for event in log]
@@ -172,12 +172,12 @@ def test_ids_that_differ_in_spelling_meet() -> None:
 def test_empty_lines_and_carriage_returns_are_no_rows() -> None:
     line = msgspec.json.encode(EVENT)
     parsed = parse_text(b"\n" + line + b"\r\n\r\n  \n")
-    assert (parsed.batch.events, parsed.rejects) == ([EVENT], [])
+    assert (list(parsed.batch.events), parsed.rejects) == ([EVENT], [])
     assert parsed.batch.offset.tolist() == [1]
 
 
 def test_a_last_line_without_newline_is_an_event_when_it_is_whole() -> None:
-    assert parse_text(msgspec.json.encode(EVENT), terminated=False).batch.events == [EVENT]
+    assert parse_text(msgspec.json.encode(EVENT), terminated=False).batch.events[:] == [EVENT]
 
 
 def test_a_cut_last_line_is_called_so_and_no_other_line_is() -> None:

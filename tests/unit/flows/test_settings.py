@@ -6,6 +6,7 @@ from pydantic import ValidationError
 from flows.settings import FlowSettings
 from online_models.contracts.events import EventType
 from online_models.contracts.features import DEFAULT_FEATURES, FeatureKind, FeatureSpec
+from online_models.drift.policy import Policy
 
 TABLE = {"name": "stars", "kind": "numeric", "source": "value", "types": ["rating"], "high": 5.0}
 
@@ -34,8 +35,35 @@ def test_settings_do_not_change() -> None:
 
 
 def test_panes_are_the_slide_or_the_whole_window() -> None:
-    assert FlowSettings(window_seconds=60).pane_seconds == 60
+    assert FlowSettings(window_seconds=60, slide_seconds=0).pane_seconds == 60
     assert FlowSettings(window_seconds=60, slide_seconds=20).pane_seconds == 20
+
+
+def test_without_a_slide_a_pane_is_a_quarter_of_the_window_where_that_is_whole() -> None:
+    assert FlowSettings(window_seconds=60).pane_seconds == 15
+    assert FlowSettings(window_seconds=61).pane_seconds == 61
+
+
+def test_longer_windows_end_every_quarter_of_theirs() -> None:
+    settings = FlowSettings(window_seconds=60, longer_windows_seconds=(120, 480))
+    assert settings.lengths == ((4, 1), (8, 2), (32, 8))
+    for wrong in (60, 90):
+        with pytest.raises(ValueError, match="expected a multiple of 60"):
+            FlowSettings(window_seconds=60, longer_windows_seconds=(wrong,))
+
+
+def test_policies_come_as_tables_and_an_unnamed_component_has_the_default_one() -> None:
+    settings = FlowSettings.model_validate({"policies": {"llm": {"rule": "any", "q": 0.05}}, "min_window_events": 300})
+    assert (settings.policy("llm").rule, settings.policy("llm").q) == ("any", 0.05)
+    assert settings.policy("recommender") == Policy(min_events=300)
+    assert set(settings.policy_matrix) == {"recommender"}
+    with pytest.raises(ValueError, match="rule"):
+        FlowSettings.model_validate({"policies": {"llm": {"rule": "none"}}})
+
+
+def test_an_event_type_cannot_be_success_and_failure() -> None:
+    with pytest.raises(ValueError, match="share click"):
+        FlowSettings(rank_negative=(EventType.CLICK,))
 
 
 def test_features_are_tables_of_their_declaration() -> None:

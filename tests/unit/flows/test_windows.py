@@ -1,30 +1,36 @@
 """Event-time windows against an oracle that sorts all events first."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flows.windows import ClosedWindow, PaneDelta, WindowDelta, Windows
+from flows.combine import PaneDelta, WindowDelta
+from flows.windows import ClosedWindow, Length, Windows
+from online_models.sketches import Sketches
 
 PANE_MS = 1000
 
 
 def delta(times: list[int], partition: str = "a") -> WindowDelta:
-    """A chunk of events of one domain, each counted in bin 0 of one feature."""
+    """A chunk of events of one domain, each adding one to a sum; registers and extremes keep the largest time."""
     panes: dict[int, PaneDelta] = {}
     for pane in {moment // PANE_MS for moment in times}:
         events = sum(moment // PANE_MS == pane for moment in times)
-        panes[pane] = PaneDelta({"movies": events}, {("movies", "f"): np.array([events, 0])})
+        latest = max(moment for moment in times if moment // PANE_MS == pane)
+        sketches = Sketches(np.array([events]), np.array([latest % 251], np.uint8), np.array([[-1.0, latest]]))
+        panes[pane] = PaneDelta({"movies": events}, {("movies", ""): sketches}, {})
     return WindowDelta(partition, max(times) if times else None, panes, len(times), 0, 0)
 
 
 def found(closed: list[ClosedWindow]) -> list[tuple[int, int, int]]:
-    return [(window.start_ms, window.end_ms, int(window.counts["f"].sum())) for window in closed]
+    return [(window.start_ms, window.end_ms, int(window.sketches[""].sums[0])) for window in closed]
 
 
 def windows_of(panes_per_window: int = 1, lateness_ms: int = 0) -> Windows:
-    return Windows(PANE_MS, panes_per_window, lateness_ms, idle_seconds=30.0)
+    return Windows(PANE_MS, [Length(panes_per_window, 1)], lateness_ms, idle_seconds=30.0)
 
 
 def test_a_window_closes_when_the_watermark_passes_its_end() -> None:
@@ -87,3 +93,39 @@ def test_any_chunking_of_events_out_of_order_gives_the_oracle_s_windows(
             oracle.append((start * PANE_MS, last * PANE_MS, inside))
     assert found(closed) == oracle
     assert (windows.progress.late, windows.progress.events) == (0, len(times))
+
+
+def test_several_lengths_close_over_the_same_panes() -> None:
+    windows = Windows(PANE_MS, [Length(1, 1), Length(4, 2)], 0, idle_seconds=30.0)
+    closed = windows.add(delta([500, 1500, 2500, 3500, 4500, 6100]), 0.0)
+    assert found(closed) == [
+        (0, 1000, 1),
+        (1000, 2000, 1),
+        (-2000, 2000, 2),
+        (2000, 3000, 1),
+        (3000, 4000, 1),
+        (0, 4000, 4),
+        (4000, 5000, 1),
+        (2000, 6000, 3),
+    ]
+    longest = closed[5]
+    assert (longest.sketches[""].extremes.tolist(), longest.newest[""].extremes.tolist()) == (
+        [[-1, 3500]],
+        [[-1, 3500]],
+    )
+    assert (longest.newest_events, longest.pane_ms, longest.hop_ms) == (1, 1000, 2000)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda: Windows(0, [Length(1, 1)], 0, 1.0),
+        lambda: Windows(1, [], 0, 1.0),
+        lambda: Windows(1, [Length(0, 1)], 0, 1.0),
+        lambda: Windows(1, [Length(1, 0)], 0, 1.0),
+        lambda: Windows(1, [Length(1, 1)], -1, 1.0),
+    ],
+)
+def test_impossible_windows_are_refused(wrong: Callable[[], Windows]) -> None:
+    with pytest.raises(ValueError, match="expected"):
+        wrong()

@@ -5,7 +5,8 @@ import itertools
 import pytest
 
 from online_models.drift.base import Reading
-from online_models.drift.composite import Verdict, drop_exceeds, explain_drop, two_of_three
+from online_models.drift.composite import drop_exceeds, explain_drop, two_of_three
+from online_models.drift.verdict import Verdict
 
 
 def readings(*fired: bool, enough: bool = True) -> list[Reading]:

@@ -12,14 +12,21 @@ from scipy import stats
 from online_models.contracts.features import FeatureKind
 from online_models.contracts.ids import hash64
 from online_models.drift.base import HistogramDetector
-from online_models.drift.composite import FeatureVerdict, Verdict, two_of_three
+from online_models.drift.chi_square import ChiSquareDetector, chi_square_divergence
+from online_models.drift.composite import Agreement, two_of_three
+from online_models.drift.js import JsDetector, jensen_shannon
 from online_models.drift.kl import KlDetector, kl_divergence
 from online_models.drift.ks import KsDetector, kolmogorov_smirnov, total_variation
 from online_models.drift.psi import PsiDetector, population_stability_index
+from online_models.drift.verdict import Verdict
+from online_models.drift.wasserstein import WassersteinDetector
 from online_models.histograms import Counts, count_hashed, count_numeric
 
 F64 = npt.NDArray[np.float64]
-DETECTORS: tuple[type[HistogramDetector], ...] = (PsiDetector, KsDetector, KlDetector)
+DETECTORS: tuple[type[HistogramDetector], ...] = (
+    *(PsiDetector, KsDetector, KlDetector),
+    *(JsDetector, ChiSquareDetector, WassersteinDetector),
+)
 NUMERIC, CATEGORICAL = FeatureKind.NUMERIC, FeatureKind.CATEGORICAL
 N, M = 500, 5000
 COARSE = st.lists(st.integers(0, 500), min_size=2, max_size=30).map(lambda cells: np.array(cells, np.int64))
@@ -57,7 +64,7 @@ def draw(rng: np.random.Generator, feature: str, n: int) -> Counts:
     return numbers(np.where(rng.random(n) < 0.02, np.nan, values[feature]))
 
 
-def judge(reference: Counts, kind: FeatureKind, window: Counts) -> FeatureVerdict:
+def judge(reference: Counts, kind: FeatureKind, window: Counts) -> Agreement:
     readings = []
     for detector in (PsiDetector(reference, kind), KsDetector(reference, kind), KlDetector(reference, kind)):
         detector.update(window)
@@ -125,14 +132,17 @@ def test_a_population_psi_of_one_half_in_numbers_is_found_in_95_of_100_windows(k
     assert np.mean(found) >= 0.95
 
 
-@pytest.mark.parametrize(("statistic", "degrees"), [(population_stability_index, 30), (kl_divergence, 15)])
+@pytest.mark.parametrize(
+    ("statistic", "degrees"),
+    [(population_stability_index, 30), (kl_divergence, 15), (jensen_shannon, 3.75), (chi_square_divergence, 30)],
+)
 def test_without_drift_most_of_the_sampling_bias_is_gone(
-    statistic: Callable[[Counts, Counts], float], degrees: int
+    statistic: Callable[[Counts, Counts], tuple[F64, F64]], degrees: int
 ) -> None:
     rng = np.random.default_rng(23)
     shares = zipf(31)
     for n in (500, 5000):
-        values = [statistic(rng.multinomial(10 * n, shares), rng.multinomial(n, shares)) for _ in range(300)]
+        values = [statistic(rng.multinomial(10 * n, shares), rng.multinomial(n, shares))[0] for _ in range(300)]
         assert np.mean(values) < 0.3 * degrees * (1 / n + 1 / (10 * n))
 
 
@@ -146,10 +156,12 @@ def test_divergences_are_finite_never_negative_and_0_for_the_same_counts(
     )
     if not reference.sum() or not window.sum():
         return
-    for statistic in (population_stability_index, kl_divergence):
-        assert 0 <= statistic(reference, window) < np.inf
-        assert statistic(reference, reference) == 0
-        assert statistic(reference, window) == pytest.approx(statistic(reference[::-1], window[::-1]), abs=1e-9)
+    for statistic in (population_stability_index, kl_divergence, jensen_shannon, chi_square_divergence):
+        found, p = statistic(reference, window)
+        assert 0 <= found < np.inf
+        assert 0 <= p <= 1
+        assert statistic(reference, reference)[0] == 0
+        assert found == pytest.approx(statistic(reference[::-1], window[::-1])[0], abs=1e-9)
     tv, p = total_variation(reference, window)
     d, _ = kolmogorov_smirnov(reference, window)
     assert 0 <= d <= tv + 1e-12 <= 1 + 1e-9

@@ -1,32 +1,23 @@
-"""Fine histograms against one-value-at-a-time oracles; rebinning of ordinary and of degenerate references."""
+"""Fine cells and their counts against one-value-at-a-time oracles; quantiles; rebinning of ordinary and degenerate references."""
 
 import math
-from collections.abc import Mapping, Sequence
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from online_models.contracts.events import EVENT_TYPES, TYPE_CODES, EventType
-from online_models.contracts.features import DEFAULT_FEATURES, FeatureKind, FeatureSpec
-from online_models.contracts.ids import hash64
-from online_models.histograms import QUANTILE_BINS, Counts, count_hashed, count_numeric, observe, rebin
-
-ALL = tuple(EventType)
-WORDS = st.sampled_from(["Drama", "Comedy", "Sci-Fi", "", "ключ"])
-ANYTHING = st.one_of(
-    st.none(),
-    st.booleans(),
-    st.integers(),
-    st.floats(),
-    WORDS,
-    st.lists(WORDS),
-    st.just([1, ["nested"], {"a": 1}, "Drama"]),
-    st.just({"a": 1}),
-    st.just("\ud800"),
-    st.just(10**400),
+from online_models.contracts.features import FeatureKind
+from online_models.histograms import (
+    QUANTILE_BINS,
+    bucket_cells,
+    count_cells,
+    count_hashed,
+    count_numeric,
+    edge_cells,
+    quantiles,
+    rebin,
+    uniform_cells,
 )
 
 
@@ -39,40 +30,6 @@ def numeric_cell(value: float, low: float, high: float, bins: int) -> int:
     if value >= high:
         return bins + 1
     return 1 + min(int((value - low) * (bins / (high - low))), bins - 1)
-
-
-def given_cells(spec: FeatureSpec, given: object) -> list[int]:
-    """Oracle: the cells that one event's value is counted in."""
-    missing = [spec.bins + 2]
-    if spec.kind is FeatureKind.NUMERIC:
-        if isinstance(given, bool) or not isinstance(given, int | float):
-            return missing
-        number = math.inf if abs(given) > 1e308 and given > 0 else float(given) if given == given else math.nan
-        return [numeric_cell(number, spec.low, spec.high, spec.bins)]
-    several = spec.kind is FeatureKind.MULTI_VALUED and isinstance(given, list)
-    candidates = given if several and isinstance(given, list) else [given]
-    words = {word.encode(errors="replace").decode() for word in candidates if isinstance(word, str)}
-    return [1 + hash64(word) % spec.bins for word in words] or missing
-
-
-def observed(
-    spec: FeatureSpec,
-    features: Sequence[Mapping[str, object] | None],
-    pane: npt.NDArray[np.int64] | None = None,
-    panes: int = 1,
-    kinds: npt.NDArray[np.int8] | None = None,
-) -> Counts:
-    n = len(features)
-    return observe(
-        spec,
-        type=np.ones(n, np.int8) if kinds is None else kinds,
-        ts_ms=np.arange(n, dtype=np.int64) * 3_600_000,
-        value=np.arange(n, dtype=np.float64),
-        item_hash=np.arange(n, dtype=np.uint64),
-        features=features,
-        pane=np.zeros(n, np.int64) if pane is None else pane,
-        panes=panes,
-    )
 
 
 @given(
@@ -96,106 +53,77 @@ def test_counting_numbers_agrees_with_counting_them_one_by_one(
 @pytest.mark.parametrize(("high", "bins"), [(0.3, 41), (24.0, 17), (0.3, 3), (1.0, 1)])
 def test_a_value_just_below_the_upper_edge_is_in_the_last_bin_and_the_edge_is_over(high: float, bins: int) -> None:
     # of (0.3, 41) and (24, 17) the scaled value rounds up to the number of bins
-    counts = count_numeric(np.array([np.nextafter(high, 0), high]), np.zeros(2, np.int64), 1, 0.0, high, bins)[0]
-    assert counts[-3:].tolist() == [1, 1, 0]
-    assert counts.sum() == 2
+    cells = uniform_cells(np.array([np.nextafter(high, 0), high]), 0.0, high, bins)
+    assert cells.tolist() == [bins, bins + 1]
 
 
-def test_narrow_pane_indices_are_accepted_and_wrong_ones_refused() -> None:
-    one = np.array([1.0])
-    assert count_numeric(one, np.array([1], np.int32), 2, 0.0, 2.0, 2).sum() == 1
-    for pane in (-1, 2):
-        with pytest.raises(ValueError, match="expected panes in"):
-            count_numeric(one, np.array([pane]), 2, 0.0, 2.0, 2)
-        with pytest.raises(ValueError, match="expected panes in"):
-            count_hashed(np.array([1], np.uint64), np.array([pane]), np.empty(0, np.int64), 2, 4)
-
-
-def test_empty_ranges_and_no_buckets_are_refused() -> None:
-    none = np.empty(0)
-    for low, high, bins in ((1.0, 1.0, 4), (2.0, 1.0, 4), (0.0, 1.0, 0), (math.nan, 1.0, 4)):
-        with pytest.raises(ValueError, match="low < high"):
-            count_numeric(none, none.astype(np.int64), 1, low, high, bins)
-    with pytest.raises(ValueError, match="bucket"):
-        count_hashed(none.astype(np.uint64), none.astype(np.int64), none.astype(np.int64), 1, 0)
-
-
-@pytest.mark.parametrize("kind", list(FeatureKind))
-@given(rows=st.lists(st.tuples(st.none() | st.fixed_dictionaries({}, optional={"x": ANYTHING}), st.integers(0, 1))))
-@settings(max_examples=150, deadline=None)
-def test_anything_in_the_features_is_counted_as_the_oracle_says_and_never_an_error(
-    kind: FeatureKind, rows: list[tuple[dict[str, object] | None, int]]
-) -> None:
-    spec = FeatureSpec("x", kind, "features.x", ALL, 0.0, 8.0, 16)
-    expected = np.zeros((2, 19), np.int64)
-    for features, pane in rows:
-        for cell in given_cells(spec, (features or {}).get("x")):
-            expected[pane, cell] += 1
-    panes = np.array([pane for _, pane in rows], np.int64)
-    assert np.array_equal(observed(spec, [features for features, _ in rows], panes, 2), expected)
-
-
-def test_a_word_is_counted_once_per_event_and_an_empty_list_is_missing() -> None:
-    spec = FeatureSpec("genres", FeatureKind.MULTI_VALUED, "features.genres", ALL, bins=64)
-    counts = observed(spec, [{"genres": ["Drama", "Drama", "Comedy"]}, {"genres": []}, {"genres": "Drama"}])[0]
-    assert counts[1 + hash64("Drama") % 64] == 2
-    assert counts[1 + hash64("Comedy") % 64] == 1
-    assert counts[-1] == 1
-
-
-def test_only_events_of_the_declared_types_are_counted_not_even_as_missing() -> None:
-    spec = FeatureSpec("watch", FeatureKind.NUMERIC, "value", (EventType.WATCH,), 0.0, 100.0, 10)
-    kinds = np.arange(len(EVENT_TYPES), dtype=np.int8)
-    counts = observed(spec, [None] * len(kinds), kinds=kinds)[0]
-    assert counts.sum() == 1
-    assert counts[numeric_cell(TYPE_CODES[EventType.WATCH], 0.0, 100.0, 10)] == 1
-
-
-def test_the_columns_are_counted_under_their_sources() -> None:
-    nothing: list[None] = [None] * 30
-    hour = observed(FeatureSpec("hour", FeatureKind.NUMERIC, "hour", ALL, 0.0, 24.0, 24), nothing)[0]
-    assert hour.tolist() == [0, *[2] * 6, *[1] * 18, 0, 0]
-    kind = observed(FeatureSpec("type", FeatureKind.CATEGORICAL, "type", ALL, bins=64), nothing)[0]
-    assert kind[1 + hash64("click") % 64] == 30
-    item = observed(FeatureSpec("item", FeatureKind.CATEGORICAL, "item_id", ALL, bins=16), nothing)[0]
-    assert item.tolist() == [0, *[2] * 14, 1, 1, 0, 0]
-
-
-@pytest.mark.parametrize(
-    ("kind", "source"),
-    [
-        (FeatureKind.CATEGORICAL, "value"),
-        (FeatureKind.MULTI_VALUED, "hour"),
-        (FeatureKind.NUMERIC, "type"),
-        (FeatureKind.NUMERIC, "item_id"),
-    ],
+@given(
+    st.lists(st.floats(-1e9, 1e9), min_size=2, max_size=70, unique=True).map(sorted), st.lists(st.floats(), max_size=60)
 )
-def test_a_column_of_the_other_kind_is_missing(kind: FeatureKind, source: str) -> None:
-    counts = observed(FeatureSpec("x", kind, source, ALL, bins=8), [None] * 5)[0]
-    assert counts.tolist() == [0] * 10 + [5]
+@settings(max_examples=200, deadline=None)
+def test_the_cell_between_edges_is_the_number_of_edges_that_are_not_above(
+    edges: list[float], values: list[float]
+) -> None:
+    values += [*edges, math.inf, -math.inf]
+    expected = [sum(e <= v for e in edges) if v == v else len(edges) + 1 for v in values]
+    assert edge_cells(np.array(values), np.array(edges)).tolist() == expected
 
 
-def test_an_unknown_source_is_refused_by_name() -> None:
-    with pytest.raises(ValueError, match="'colour'"):
-        observed(FeatureSpec("x", FeatureKind.NUMERIC, "colour", ALL), [None])
+def test_edges_are_searched_alike_in_every_block_of_a_long_column() -> None:
+    rng = np.random.default_rng(4)
+    values, edges = rng.normal(size=5_000), np.sort(rng.normal(size=100))
+    assert np.array_equal(edge_cells(values, edges), np.searchsorted(edges, values, side="right"))
 
 
-def test_every_default_feature_counts_each_event_that_carries_it() -> None:
-    kinds = np.repeat(np.arange(len(EVENT_TYPES), dtype=np.int8), 3)
-    for spec in DEFAULT_FEATURES:
-        assert observed(spec, [None] * len(kinds), kinds=kinds).sum() == 3 * len(spec.types), spec.name
+@given(st.lists(st.integers(0, 2**64 - 1), max_size=40), st.integers(1, 65_533))
+@settings(max_examples=200, deadline=None)
+def test_the_bucket_of_a_word_is_its_hash_modulo_their_number(words: list[int], buckets: int) -> None:
+    assert bucket_cells(np.array(words, np.uint64), buckets).tolist() == [1 + word % buckets for word in words]
 
 
-@given(st.data())
-@settings(max_examples=50, deadline=None)
-def test_histograms_of_parts_add_up_to_that_of_the_whole(data: st.DataObject) -> None:
-    values = np.array(data.draw(st.lists(st.floats(-1, 2), max_size=40)), np.float64)
-    cut = data.draw(st.integers(0, len(values)))
-    whole, left, right = (
-        count_numeric(part, np.zeros(len(part), np.int64), 1, 0.0, 1.0, 8)
-        for part in (values, values[:cut], values[cut:])
-    )
-    assert np.array_equal(whole, left + right)
+@given(st.lists(st.integers(0, 8), max_size=60), st.lists(st.integers(0, 100), min_size=11, max_size=11))
+@settings(max_examples=200, deadline=None)
+def test_cells_are_added_to_what_is_counted_already(cells: list[int], before: list[int]) -> None:
+    counts = np.array(before, np.int64)
+    count_cells(np.array(cells, np.uint16), counts)
+    assert counts.tolist() == [already + cells.count(cell) for cell, already in enumerate(before)]
+
+
+def test_hashed_words_are_counted_by_pane() -> None:
+    hashes, pane = np.array([4, 9, 4], np.uint64), np.array([0, 1, 1], np.int32)
+    counts = count_hashed(hashes, pane, np.array([1, 1]), 2, 4)
+    assert counts.tolist() == [[0, 1, 0, 0, 0, 0, 0], [0, 1, 1, 0, 0, 0, 2]]
+
+
+@given(
+    st.lists(st.floats(-2, 12), min_size=1, max_size=200), st.lists(st.floats(0, 1), min_size=1, max_size=5).map(sorted)
+)
+@settings(max_examples=200, deadline=None)
+def test_quantiles_are_right_to_the_width_of_a_cell_and_increase(values: list[float], shares: list[float]) -> None:
+    numbers = np.array(values)
+    counts = count_numeric(numbers, np.zeros(len(values), np.int64), 1, 0.0, 10.0, 20)[0]
+    found = quantiles(counts, np.linspace(0, 10, 21), min(values), max(values), shares)
+    assert list(found) == sorted(found)
+    for share, quantile in zip(shares, found, strict=True):
+        # the number of that rank lies in the same cell; those below and above the range are one cell each
+        rank = max(math.ceil(share * len(values) - 1e-9), 1)
+        exact = sorted(values)[rank - 1]
+        if 0 <= exact < 10:
+            assert abs(quantile - exact) <= 0.5 + 1e-9
+        assert min(values) <= quantile <= max(values)
+
+
+def test_quantiles_of_a_constant_are_it_and_of_nothing_none() -> None:
+    counts, edges = np.array([0, 0, 9, 0, 5]), np.array([0.0, 1.0, 2.0])
+    assert quantiles(counts, edges, 1.25, 1.25, (0.0, 0.5, 1.0)) == (1.25, 1.25, 1.25)
+    assert quantiles(np.array([0, 0, 0, 0, 5]), edges, -math.inf, math.inf, (0.5,)) == ()
+
+
+def test_quantiles_are_finite_where_the_numbers_are_not() -> None:
+    edges = np.array([0.0, 1.0, 2.0])
+    assert quantiles(np.array([1, 0, 0, 1, 0]), edges, -math.inf, math.inf, (0.0, 0.25, 1.0)) == (0.0, 0.0, 2.0)
+    assert quantiles(np.array([0, 0, 0, 3, 0]), edges, math.inf, math.inf, (0.5,)) == (2.0,)
+    assert quantiles(np.array([4, 0, 0, 0, 0]), edges, -3.0, -3.0, (0.5,)) == (-3.0,)
 
 
 @given(

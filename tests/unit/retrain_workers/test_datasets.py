@@ -2,17 +2,23 @@
 
 from dataclasses import replace
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from online_models.contracts.artifacts import FeatureSketch
+from online_models.contracts.columns import FeatureColumns
 from online_models.contracts.events import TYPE_CODES, EventType
-from online_models.contracts.features import FeatureKind, FeatureSpec
+from online_models.contracts.features import WORD_BUCKETS, FeatureKind, FeatureSpec
+from online_models.embedding_space import EmbeddingColumns
 from online_models.errors import TrainingError
+from online_models.histograms import rebin
 from online_models.ports import Interactions
 from retrain_workers.datasets import (
     DAY_MS,
+    MAX_PANES,
     SKETCH_EVENTS,
     Dataset,
     content_sha256,
@@ -128,6 +134,90 @@ def test_only_the_features_of_the_domain_are_sketched() -> None:
     columns = as_interactions(clustered_events(0, events=100))
     sketches = reference_sketches(columns, "movies", [HOUR, OF_PRODUCTS], 30)
     assert [sketch.feature for sketch in sketches] == [HOUR]
+
+
+RATING = FeatureSpec("rating", FeatureKind.NUMERIC, "value", (EventType.RATING,), 0.0, 5.0, 20)
+ITEM = FeatureSpec("item", FeatureKind.CATEGORICAL, "item_id", tuple(EventType), bins=64)
+
+
+def stored(times_ms: list[int], kinds: list[EventType] | None = None) -> Interactions:
+    n = len(times_ms)
+    return Interactions(
+        user_id=["u"] * n,
+        item_id=[f"i{row % 7}" for row in range(n)],
+        type=np.array([TYPE_CODES[kind] for kind in kinds or [EventType.RATING] * n], np.int8),
+        ts_ms=np.array(times_ms, np.int64),
+        value=(np.arange(n) % 5).astype(np.float64),
+        recommended=np.zeros(n, np.bool_),
+        features=[None] * n,
+    )
+
+
+def sketch_of(columns: Interactions, spec: FeatureSpec, places: FeatureColumns | None = None) -> FeatureSketch:
+    (sketch,) = reference_sketches(columns, "movies", [spec], 1e6, places)
+    return sketch
+
+
+@pytest.mark.parametrize("spec", [RATING, ITEM])
+def test_a_reference_is_cut_into_panes_that_add_up_to_its_coarse_counts(spec: FeatureSpec) -> None:
+    sketch = sketch_of(stored([1_000 + hour * 3_600_000 // 2 for hour in range(100)]), spec)  # fifty hours
+    assert sketch.pane_ms == 3_600_000
+    assert sketch.pane_starts_ms == [hour * 3_600_000 for hour in range(50)]
+    counts = np.array(sketch.counts)
+    assert len(counts) == spec.cells + 3
+    assert np.sum(sketch.panes, axis=0).tolist() == rebin(counts, spec.kind).apply(counts).tolist()
+    assert {sum(pane) for pane in sketch.panes} == {2}
+
+
+@pytest.mark.parametrize(
+    ("minutes", "pane_ms"),
+    [(39, 0), (40, 60_000), (390, 60_000), (391, 600_000), (14_040, 3_600_000), (14_041, 6 * 3_600_000)],
+)
+def test_panes_are_as_long_as_forty_of_them_allow(minutes: int, pane_ms: int) -> None:
+    assert sketch_of(stored([minute * 60_000 for minute in range(minutes)]), RATING).pane_ms == pane_ms
+
+
+def test_panes_without_events_of_the_feature_are_left_out() -> None:
+    times = [minute * 60_000 for minute in range(60)]
+    kinds = [EventType.RATING if minute % 3 else EventType.WATCH for minute in range(60)]
+    assert sketch_of(stored(times, kinds), RATING).pane_starts_ms == [ms for ms in times if ms % 180_000]
+    few = [EventType.RATING if minute % 3 == 0 else EventType.WATCH for minute in range(60)]
+    assert sketch_of(stored(times, few), RATING).panes == []
+    assert sum(sketch_of(stored(times, few), RATING).counts) == 20
+
+
+def test_only_the_newest_panes_are_kept_and_all_events_are_counted() -> None:
+    weeks = [week * 7 * DAY_MS for week in range(MAX_PANES + 20)]
+    sketch = sketch_of(stored(weeks), RATING)
+    assert len(sketch.panes) == MAX_PANES
+    # weeks since the epoch are aligned, so the newest event begins the newest pane
+    assert sketch.pane_starts_ms[-1] == weeks[-1]
+    assert sum(sketch.counts) == len(weeks)
+
+
+def test_nothing_stored_gives_an_empty_reference() -> None:
+    sketch = sketch_of(stored([]), RATING)
+    assert (sum(sketch.counts), sketch.panes, sketch.pane_ms) == (0, [], 0)
+
+
+def test_places_in_the_space_of_the_model_are_sketched_for_the_newest_events() -> None:
+    axis = FeatureSpec("axis", FeatureKind.NUMERIC, "embedding.item.0", tuple(EventType), -4.0, 4.0, 8)
+    n = SKETCH_EVENTS + 300
+    columns = stored([minute * 60_000 for minute in range(n)])
+    rows, points = np.arange(0, n, 2, dtype=np.int32), np.linspace(-3.9, 3.9, n // 2)[:, None]
+    places = EmbeddingColumns((rows, points), (rows[:0], points[:0]))
+    (newest,) = reference_sketches(columns, "movies", [axis], 1e-6, places)
+    assert sum(newest.counts) == SKETCH_EVENTS
+    assert newest.counts[-1] == SKETCH_EVENTS // 2
+    assert newest.counts[1] < newest.counts[8] == (points >= 3).sum()
+    assert sketch_of(columns, axis).counts[-1] == n
+
+
+def test_the_sketches_of_words_stay_small_in_a_manifest() -> None:
+    usual = msgspec.structs.replace(ITEM, bins=0)
+    sketch = sketch_of(stored([minute * 60_000 for minute in range(399)]), usual)
+    assert len(sketch.counts) == WORD_BUCKETS + 3
+    assert len(msgspec.json.encode(sketch)) < 64_000
 
 
 def test_the_content_hash_tells_any_changed_event() -> None:

@@ -1,0 +1,190 @@
+"""The local combine: one chunk of events becomes what it adds to each pane, before anything travels between processes."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from flows.admission import Admitted
+from flows.live_space import LiveSpace
+from flows.settings import FlowSettings
+from online_models.construction import construct
+from online_models.contracts.events import EVENT_TYPES, TYPE_CODES, EventBatch
+from online_models.contracts.features import FeatureKind, FeatureSpec
+from online_models.contracts.ids import ModelName
+from online_models.embedding_space import PREFIX
+from online_models.heavy_hitters import new_heavy_words
+from online_models.information import Joint, Target
+from online_models.ports import FeatureWord
+from online_models.ranking import Ranking
+from online_models.sketches import Coded, Layout, Sketches, coded_sketch, sketch
+
+PlanKey = tuple[str, str]
+"""A domain and a plan tag: "" for the declared features, a model version for those that only mean something in its space."""
+
+KNOWN_WORDS: Final = 65_536
+"""Frequent words remembered per feature, so that each is told once by a process."""
+
+
+@dataclass(frozen=True, slots=True)
+class PaneDelta:
+    """What one chunk adds to one pane: domain -> events, (domain, tag) -> sketches, domain -> joint counts with the target."""
+
+    events: Mapping[str, int]
+    sketches: Mapping[PlanKey, Sketches]
+    joint: Mapping[str, Joint]
+
+
+@dataclass(frozen=True, slots=True)
+class WindowDelta:
+    """What one chunk adds to the windows. `max_ts_ms` is None when it held no valid event."""
+
+    partition: str
+    max_ts_ms: int | None
+    panes: Mapping[int, PaneDelta]
+    events: int
+    rejected: int
+    duplicates: int
+    words: Sequence[FeatureWord] = ()
+
+
+class Plans:
+    """How the sketches of each domain lie, by its declared features; those of an embedding space are a plan of their own."""
+
+    def __init__(self, settings: FlowSettings) -> None:
+        self._settings = settings
+        self._layouts: dict[tuple[str, bool], Layout] = {}
+
+    def declared(self, domain: str) -> Layout:
+        """The features that are read from events."""
+        return self._layout(domain, False)
+
+    def embedded(self, domain: str) -> Layout:
+        """The features that are places in the live version's space."""
+        return self._layout(domain, True)
+
+    def ranking(self, domain: str) -> Ranking:
+        """A new ranking of the declared features by what they tell of success."""
+        cells = [spec.cells + 2 for spec in self.declared(domain).specs]
+        half_life = timedelta(seconds=self._settings.rank_half_life_seconds)
+        return Ranking(cells, pairs=self._settings.rank_pairs, half_life=half_life)
+
+    def of(self, domain: str, tag: str) -> Layout:
+        """The layout of sketches under a plan tag."""
+        return self._layout(domain, bool(tag))
+
+    def _layout(self, domain: str, embedded: bool) -> Layout:
+        key = (domain, embedded)
+        if key not in self._layouts:
+            specs = [spec for spec in self._settings.specs(domain) if is_embedded(spec) is embedded]
+            self._layouts[key] = Layout(specs, self._settings.profile)
+        return self._layouts[key]
+
+
+def is_embedded(spec: FeatureSpec) -> bool:
+    """Whether a feature is a place in a version's space."""
+    return spec.source.startswith(PREFIX)
+
+
+class Combine:
+    """Chunks to deltas. What it keeps is a memory of words already told, which no window depends on.
+
+    Parameters
+    ----------
+    space : where embedding features come from; None when nothing is live here
+    """
+
+    def __init__(self, settings: FlowSettings, plans: Plans, space: LiveSpace | None) -> None:
+        self._pane_ms = settings.pane_seconds * 1000
+        self._plans = plans
+        self._space = space
+        self._known: dict[tuple[str, str], set[int]] = {}
+        self._rankings: dict[str, Ranking] = {}
+        self._labels = np.full(len(EVENT_TYPES), -1, np.int8)
+        self._labels[[TYPE_CODES[kind] for kind in settings.rank_positive]] = 1
+        self._labels[[TYPE_CODES[kind] for kind in settings.rank_negative]] = 0
+
+    def __call__(self, admitted: Admitted) -> WindowDelta:
+        """What one chunk adds to the windows."""
+        batch = admitted.batch
+        panes: dict[int, PaneDelta] = {}
+        words: list[FeatureWord] = []
+        for code, domain in enumerate(batch.domains):
+            rows = batch.domain == code
+            if rows.any():
+                words += self._add_domain(panes, domain, batch if rows.all() else batch.take(rows))
+        return WindowDelta(
+            partition=admitted.partition,
+            max_ts_ms=int(batch.ts_ms.max()) if len(batch) else None,
+            panes=panes,
+            events=len(batch) + len(admitted.rejects) + len(admitted.duplicates),
+            rejected=len(admitted.rejects),
+            duplicates=len(admitted.duplicates),
+            words=words,
+        )
+
+    def _add_domain(self, panes: dict[int, PaneDelta], domain: str, batch: EventBatch) -> list[FeatureWord]:
+        ids, index = _panes_of(batch, self._pane_ms)
+        events = np.bincount(index, minlength=len(ids))
+        layout = self._plans.declared(domain)
+        states, coded = coded_sketch(layout, batch, index, len(ids))
+        made = {"": states}
+        joint = self._joint(domain, coded, self._labels[batch.type], ids, index)
+        if self._space is not None and self._plans.embedded(domain).specs:
+            placed = self._space.place(ModelName(domain), batch)
+            if placed is not None:
+                version, features = placed
+                seen = replace(batch, features=features)
+                made[version] = sketch(self._plans.embedded(domain), seen, index, len(ids))
+        for row, pane in enumerate(ids.tolist()):
+            old = panes.get(pane, PaneDelta({}, {}, {}))
+            sketches = {(domain, tag): each[row] for tag, each in made.items()}
+            told = {domain: joint[pane]} if pane in joint else {}
+            panes[pane] = PaneDelta(
+                {**old.events, domain: int(events[row])}, {**old.sketches, **sketches}, {**old.joint, **told}
+            )
+        return self._new_words(domain, layout, batch) if layout.profile else []
+
+    def _joint(
+        self,
+        domain: str,
+        coded: Sequence[Coded],
+        target: Target,
+        ids: npt.NDArray[np.int64],
+        index: npt.NDArray[np.int64],
+    ) -> dict[int, Joint]:
+        """Joint counts of the panes with a labelled event."""
+        if not len(coded) or target.max(initial=-1) < 0:
+            return {}
+        ranking = self._rankings.setdefault(domain, self._plans.ranking(domain))
+        found = {}
+        for row in np.unique(index[target >= 0]).tolist():
+            pane = int(ids[row])
+            tables = ranking.tables(pane * self._pane_ms)
+            of_pane = target if len(ids) == 1 else np.where(index == row, target, np.int8(-1))
+            found[pane] = tables.count(coded, of_pane)
+        return found
+
+    def _new_words(self, domain: str, layout: Layout, batch: EventBatch) -> list[FeatureWord]:
+        found = []
+        for spec in layout.specs:
+            if spec.kind is FeatureKind.NUMERIC:
+                continue
+            known = self._known.setdefault((domain, spec.name), set())
+            if len(known) < KNOWN_WORDS:
+                new = new_heavy_words(construct(spec, batch), known)
+                known.update(new)
+                found += [FeatureWord(ModelName(domain), spec.name, mark, text) for mark, text in new.items()]
+        return found
+
+
+def _panes_of(batch: EventBatch, pane_ms: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """The panes of a batch, ascending, and which of them each event (n,) falls in."""
+    pane = batch.ts_ms // pane_ms
+    if len(pane) and pane[0] == pane[-1] and pane.min() == pane.max():  # most chunks lie in one pane
+        return pane[:1], np.zeros(len(pane), np.int64)
+    ids, index = np.unique(pane, return_inverse=True)
+    return ids, index

@@ -1,0 +1,89 @@
+"""Embedding features of a batch: places in the stable version's space, on real Redis and a real artifact."""
+
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from flows.combine import Combine, Plans
+from flows.live import LiveVersions
+from flows.live_space import LiveSpace
+from flows.settings import FlowSettings
+from online_models.contracts.events import EventType
+from online_models.contracts.features import FeatureKind, FeatureSpec
+from online_models.contracts.ids import ModelName, ModelVersion, UserId, hash64
+from online_models.contracts.rollouts import Route
+from online_models.embedding_space import Axes, coordinates
+from online_models.history import EMPTY, ENTRY, SEEN, UserHistory, merge
+from online_models.ports import EmbeddingUpdate
+from online_models.stores import redis
+from online_models.stores.filesystem import FilesystemArtifacts
+from online_models.stores.redis import RedisEmbeddings, RedisRoutes
+from tests.artifacts import SmallModel, small_model
+from tests.samples import MOVIES, batch, event
+from tests.unit.flows.test_combine import admitted
+
+V1 = ModelVersion("v1")
+EVENTS = [event(1, item_id="i0", user_id="known"), event(2, item_id="new", user_id="stranger"), event(3, item_id="i3")]
+
+
+def watched(items: list[str]) -> UserHistory:
+    recent = np.zeros(len(items), ENTRY)
+    recent["event"] = np.arange(len(items))
+    recent["item"] = [hash64(item) for item in items]
+    recent["strength"] = 1.0
+    return merge(EMPTY, recent, np.empty(0, SEEN))
+
+
+@pytest.fixture
+def space(redis_url: str, tmp_path: Path) -> Iterator[tuple[LiveSpace, SmallModel]]:
+    """A space whose stable version is v1, and a user with a history."""
+    client = redis.connect(redis_url)
+    with closing(client):
+        artifacts, routes, embeddings = FilesystemArtifacts(tmp_path), RedisRoutes(client), RedisEmbeddings(client)
+        model = small_model(1)
+        artifacts.write(model.manifest(MOVIES, V1, [0, 2]), model.files())
+        routes.put_route(MOVIES, Route(1, V1, None))
+        histories = {UserId("known"): watched(["i0", "i2"])}
+        embeddings.apply(EmbeddingUpdate(MOVIES, "run", "log", 1, histories, [], {}, []))
+        yield LiveSpace(LiveVersions(routes, artifacts, embeddings, 0.0), embeddings), model
+
+
+def test_items_and_users_that_the_version_knows_are_placed(space: tuple[LiveSpace, SmallModel]) -> None:
+    placed = space[0].place(MOVIES, batch(EVENTS))
+    assert placed is not None
+    version, columns = placed
+    model = space[1]
+    axes = Axes.of(model.item_factors, model.item_factors)
+    expected = coordinates(model.item_factors[[0, 3]], axes)[:, 1]
+    second = columns.column("embedding.item.1")
+    assert version == V1
+    assert second.number_rows is not None
+    assert second.number_rows.tolist() == [0, 2]  # not the item that is newer than the version
+    assert np.allclose(second.numbers, expected)
+    user = columns.column("embedding.user.0")
+    assert user.number_rows is not None
+    assert user.number_rows.tolist() == [0]  # not the user without a history
+    vector = model.vector([0, 2])[None]
+    assert np.allclose(user.numbers, coordinates(vector, Axes.of(model.item_factors, model.user_factors))[:, 0])
+
+
+def test_without_a_live_version_nothing_is_placed(space: tuple[LiveSpace, SmallModel]) -> None:
+    assert space[0].place(ModelName("products"), batch(EVENTS)) is None
+
+
+def test_embedding_features_are_sketched_under_their_version(space: tuple[LiveSpace, SmallModel]) -> None:
+    types = (EventType.RATING,)
+    settings = FlowSettings(
+        features=(
+            FeatureSpec("stars", FeatureKind.NUMERIC, "value", types),
+            FeatureSpec("item_0", FeatureKind.NUMERIC, "embedding.item.0", types, -6.0, 6.0),
+        )
+    )
+    plans = Plans(settings)
+    (pane,) = Combine(settings, plans, space[0])(admitted(EVENTS)).panes.values()
+    assert set(pane.sketches) == {("movies", ""), ("movies", V1)}
+    state = plans.of("movies", V1).state(pane.sketches["movies", V1], "item_0")
+    assert (state.events, state.missing) == (3, 1)
