@@ -13,6 +13,7 @@ NAMES: Final = {
     "adwin": "ADWIN over 60 features, beside river: values per second, the same detections and windows",
     "drift_accuracy": "true and false alarms of drift on seeded streams, beside the published thresholds",
     "one_outlier": "one corrupt value, ten thousand words, missing values: what must change no verdict and what must be found",
+    "real_logs": "alarms on MovieLens and Online Retail in event time, and on row-shuffled copies of them",
     "seasonal": "false alarms of streams with a day, a week or a memory, and how much drift is found beside them",
     "ranking": "mutual information of categorical features, beside scikit-learn and OutRank",
 }

@@ -22,7 +22,7 @@ from benchmarks.report import ROOT
 ENVIRONMENTS: Final = ROOT / ".bench"
 
 PEERS: Final[Mapping[str, Sequence[str]]] = {
-    "scouter": ("scouter-ml==0.25.0", "pandas<3"),
+    "scouter": ("scouter-ml==0.25.0", "pandas<3", "polars==2.1.0", "pyarrow==26.0.1"),
     "frouros": ("frouros==0.9.0",),
     "nannyml": ("nannyml==0.13.1", "statsmodels", "pandas<3"),
     "evidently": ("evidently==0.7.23", "pandas<3"),

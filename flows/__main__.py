@@ -40,13 +40,14 @@ def _run(options: argparse.Namespace) -> str:
             raise SourceError(f"--{name}: no such directory: {path.resolve().parent}")
     if options.command in ("replay", "run"):
         return _stream(options)
+    from flows.inspection import inspect
+
     try:
-        from flows.inspection import inspect
+        return inspect(options, FlowSettings.load(), StoreSettings.load(), datetime.now(UTC))  # noqa: TID251 (the edge)
     except ModuleNotFoundError as error:
         if error.name not in ("jinja2", "markupsafe", "matplotlib"):
             raise
-        raise SourceError(f"{options.command} needs {error.name}: pip install 'penstock[report]'") from error
-    return inspect(options, FlowSettings.load(), StoreSettings.load(), datetime.now(UTC))  # noqa: TID251 (the edge)
+        raise SourceError(f"plots and pages need {error.name}: pip install 'penstock[report]'") from error
 
 
 def _stream(options: argparse.Namespace) -> str:

@@ -33,7 +33,7 @@ from flows.chunks import Chunk, Limits, Lines
 from flows.combine import Combine, Plans
 from flows.dead_letters import DeadLetterSink, dead_letters
 from flows.deduplicate import SeenEvents
-from flows.drift import score_windows, words_of
+from flows.drift import score_windows
 from flows.embeddings import EmbeddingSink, OnlineAlsFactory, learn_embeddings
 from flows.findings import FindingSink, JobTemplate, decide
 from flows.instruments import Instruments
@@ -117,7 +117,7 @@ def build_flow(
     run: Run,
     tally: Tally,
     display: Display,
-    instruments: Instruments,
+    instruments: Instruments | None,
     bounds: Callable[[], TimeBounds],
 ) -> Dataflow:
     """The stream job. Step ids are permanent: recovered state is found by them."""
@@ -131,8 +131,9 @@ def build_flow(
     op.output("progress_sink", progress_of("totals", closed), ProgressSink(tally, display))
     scored = score_windows("drift", closed, settings, plans, stores.champions)
     outcomes = watch_outcomes("variants", admitted, settings)
-    merged = op.merge("found", scored, words_of("frequent", closed), outcomes)
-    found = decide("decide", merged, policy(settings), template(settings), settings.bootstrap_events)
+    merged = op.merge("found", scored, outcomes)
+    asked = template(settings) if settings.interactions else None  # there is nothing else to train on
+    found = decide("decide", merged, policy(settings), asked, settings.bootstrap_events)
     op.output("finding_sink", found, FindingSink(stores.windows, stores.queue, tally, instruments))
 
     if settings.embeddings:
@@ -289,7 +290,7 @@ def mapping_of(settings: FlowSettings) -> VwMapping:
     )
 
 
-def left_out(settings: FlowSettings) -> list[str]:
+def branches(settings: FlowSettings) -> list[str]:
     """Branches that these settings leave out: a run with others has other state, and is not the same run."""
     return [f"without-{name}" for name in ("embeddings", "interactions") if not getattr(settings, name)]
 
@@ -314,7 +315,9 @@ class ReplayOptions:
 
 def replay(settings: FlowSettings, store_settings: StoreSettings, options: ReplayOptions) -> dict[str, float]:
     """Replay recorded logs to their end; returns the report's figures."""
-    identity = " ".join([*(str(path.resolve()) for path in options.logs), *left_out(settings)])
+    identity = " ".join(
+        [*(str(path.resolve()) for path in options.logs), *branches(settings), f"monitoring-{settings.monitoring_hash}"]
+    )
     directory = store_settings.home / "flow" / "replay"
     stop = stop_on_signals()
     with alone(store_settings.home), connect(settings, store_settings) as stores:
@@ -334,7 +337,7 @@ def run_live(settings: FlowSettings, store_settings: StoreSettings) -> dict[str,
     segments.mkdir(parents=True, exist_ok=True)
     stop = stop_on_signals()
     with alone(store_settings.home), connect(settings, store_settings) as stores:
-        identity = " ".join([str(segments.resolve()), *left_out(settings)])
+        identity = " ".join([str(segments.resolve()), *branches(settings)])
         run = open_run(directory, identity, resume=(directory / "run.json").exists())
         source = SegmentSource(segments, stop=stop, limits=limits_of(settings))
         tally = Tally()
@@ -350,14 +353,15 @@ def _execute(
     display: Display,
     tally: Tally,
 ) -> dict[str, float]:
-    instruments = Instruments([settings.window_seconds, *settings.longer_windows_seconds])
+    lengths = [settings.window_seconds, *settings.longer_windows_seconds]
+    instruments = Instruments(lengths) if settings.metrics_port else None
     flow = build_flow(
         settings, source, stores, run, tally, display, instruments, lambda: bounds_of(settings, datetime.now(UTC))
     )
     # Batches hold many small lists that die young: collecting less often saves a tenth of the CPU time.
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
-    stop_serving = instruments.serve(settings.metrics_port) if settings.metrics_port else lambda: None
+    stop_serving = instruments.serve(settings.metrics_port) if instruments else lambda: None
     watch = Stopwatch.start()
     log.info("flow_started run=%s directory=%s", run.run_id, run.directory)
     try:

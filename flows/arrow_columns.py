@@ -134,9 +134,16 @@ def _is_text(kind: pa.DataType) -> bool:
 
 def numbers_of(column: pa.Array) -> Numbers | None:
     """Float64 (n,) of a column of numbers, anything at nulls; None of any other column. Not to be written to."""
+    numbers = plain_numbers(column)
+    return None if numbers is None else numbers.astype(np.float64, copy=False)
+
+
+def plain_numbers(column: pa.Array) -> npt.NDArray[Any] | None:
+    """As `numbers_of`, of the column's own type; half precision, which compiled code does not know, as single."""
     if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
         return None
-    return _plain(column).astype(np.float64, copy=False)
+    numbers = _plain(column)
+    return numbers.astype(np.float32) if numbers.dtype == np.float16 else numbers
 
 
 def _plain(column: pa.Array) -> npt.NDArray[Any]:
@@ -167,12 +174,15 @@ class ArrowColumns:
 
     arrays : feature name -> Arrow array (n,) as `usual` gives it
     events : the events of the kept rows, for columns of a type that numbers and words are not usually kept in
+
+    A column of words is kept once it is made: more than one reader asks for it, and hashes are dear.
     """
 
     def __init__(self, arrays: Mapping[str, pa.Array], keep: Bools | None, events: Sequence[Event]) -> None:
         self._arrays = arrays
         self._keep = keep
         self._events = events
+        self._words: dict[str, Column] = {}
 
     def names(self) -> tuple[str, ...]:
         """All features that a row of the table carries."""
@@ -180,6 +190,14 @@ class ArrowColumns:
 
     def column(self, name: str) -> Column:
         """One feature's numbers or words."""
+        if name in self._words:
+            return self._words[name]
+        made = self._made(name)
+        if len(made.words):
+            self._words[name] = made
+        return made
+
+    def _made(self, name: str) -> Column:
         array = self._arrays.get(name)
         if array is None or array.null_count == len(array):
             return EMPTY
@@ -203,12 +221,12 @@ def column_of(array: pa.Array) -> Column | None:
         return _word_column(array, texts)
     if is_word_list(array.type):
         return _list_column(array)
-    numbers = numbers_of(array)
+    numbers = plain_numbers(array)
     if numbers is None:
         return None
-    if not array.null_count:
-        return Column(None, numbers.copy())  # compiled code would tell an array that it may not write to from others
-    return Column(*_present(numbers, array))
+    if not array.null_count:  # a copy: compiled code would tell an array that it may not write to from others
+        return Column(None, numbers.astype(np.float64))
+    return Column(*_present(numbers, array, np.float64))
 
 
 def is_word_list(kind: pa.DataType) -> bool:
@@ -224,7 +242,7 @@ def _word_column(array: pa.Array, texts: Texts) -> Column:
     if not array.null_count:
         return Column(word_rows=None, words=texts.per_cell(hashes), text=lambda place: str(array[place].as_py()))
     codes = np.arange(len(array), dtype=np.int32) if texts.codes is None else texts.codes
-    rows, present = _present(codes, array)
+    rows, present = _present(codes, array, np.int32)
     return Column(
         word_rows=rows, words=hashes.take(present, mode="clip"), text=lambda place: str(array[int(rows[place])].as_py())
     )
@@ -247,11 +265,11 @@ def list_parts(array: pa.Array) -> tuple[pa.Array, npt.NDArray[np.int64]]:
     return usual(array.values.slice(first, last - first)), offsets - first
 
 
-def _present(cells: npt.NDArray[_Cell], array: pa.Array) -> tuple[Indices, npt.NDArray[_Cell]]:
-    """The rows where an array has a value, int32 (k,), and the cells (n,) that stand there (k,)."""
+def _present(cells: npt.NDArray[Any], array: pa.Array, kind: type[_Cell]) -> tuple[Indices, npt.NDArray[_Cell]]:
+    """The rows where an array has a value, int32 (k,), and the cells (n,) that stand there as numbers of a kind (k,)."""
     bits, first = _bitmap(array)
     count = len(array) - array.null_count
-    rows, present = np.empty(count + 1, np.int32), np.empty(count + 1, cells.dtype)
+    rows, present = np.empty(count + 1, np.int32), np.empty(count + 1, kind)
     _compact(bits, first, cells, rows, present)
     return rows[:count], present[:count]
 

@@ -36,7 +36,8 @@ class Overlay:
 def overlay(spec: FeatureSpec, counts: Counts, reference: Counts) -> Overlay | None:
     """The shapes of a numeric feature's window and reference by fine counts (cells + 3,); None when both are empty.
 
-    Shares are of the values, missing ones left out.
+    Shares are of the values, missing ones left out. Bins between quantiles are drawn equally wide: true to their range,
+    the one that ends at the largest value would be all there is to see.
     """
     # under and over are told in the outermost cells
     now, then = (_inner(fine) for fine in (counts, reference))
@@ -49,7 +50,8 @@ def overlay(spec: FeatureSpec, counts: Counts, reference: Counts) -> Overlay | N
     steps = [_stepped(side, cuts, last) for side in (now, then)]
     top = max(float(step.max()) for step in steps)
     edges = np.append(borders[cuts], borders[last])
-    x = WIDTH * (edges - edges[0]) / (edges[-1] - edges[0])
+    along = np.arange(len(edges), dtype=np.float64) if spec.edges else edges
+    x = WIDTH * (along - along[0]) / (along[-1] - along[0])
     window, outline = (_path(step / top, x) for step in steps)
     places = np.linspace(0, len(edges) - 1, min(5, len(edges))).round().astype(int).tolist()
     ticks = tuple((round(float(x[place]), 1), readable(float(edges[place]))) for place in places)

@@ -156,7 +156,7 @@ def first_time_ms(content: Content) -> int | None:
     try:
         match content:
             case Lines(blob=blob):
-                return timestamp_ms(_MOMENT.decode(blob.partition(b"\n")[0]).ts)
+                return timestamp_ms(_MOMENT.decode(blob[: blob.find(b"\n") + 1] or blob).ts)
             case Rows(rows=rows):
                 return timestamp_ms(msgspec.convert(rows[0], _Moment).ts) if rows else None
             case Table(batch=batch):

@@ -136,9 +136,9 @@ class Combine:
         if self._space is not None and self._plans.embedded(domain).specs:
             placed = self._space.place(ModelName(domain), batch)
             if placed is not None:
-                version, features = placed
-                seen = replace(batch, features=features)
-                made[version] = sketch(self._plans.embedded(domain), seen, index, len(ids))
+                version, rows, features = placed
+                seen = replace(batch, features=features).take(rows)
+                made[version] = sketch(self._plans.embedded(domain), seen, index[rows], len(ids))
         for row, pane in enumerate(ids.tolist()):
             old = panes.get(pane, PaneDelta({}, {}, {}))
             sketches = {(domain, tag): each[row] for tag, each in made.items()}
@@ -159,9 +159,10 @@ class Combine:
         """Joint counts of the panes with a labelled event."""
         if not len(coded) or target.max(initial=-1) < 0:
             return {}
-        ranking = self._rankings.setdefault(domain, self._plans.ranking(domain))
-        found = {}
-        for row in np.unique(index[target >= 0]).tolist():
+        if domain not in self._rankings:
+            self._rankings[domain] = self._plans.ranking(domain)
+        ranking, found = self._rankings[domain], {}
+        for row in np.flatnonzero(np.bincount(index[target >= 0])).tolist():
             pane = int(ids[row])
             tables = ranking.tables(pane * self._pane_ms)
             of_pane = target if len(ids) == 1 else np.where(index == row, target, np.int8(-1))
@@ -183,8 +184,13 @@ class Combine:
 
 def _panes_of(batch: EventBatch, pane_ms: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """The panes of a batch, ascending, and which of them each event (n,) falls in."""
+    first, last = int(batch.ts_ms.min()) // pane_ms, int(batch.ts_ms.max()) // pane_ms
+    if first == last:  # most chunks lie in one pane
+        return np.array([first]), np.zeros(len(batch), np.int64)
     pane = batch.ts_ms // pane_ms
-    if len(pane) and pane[0] == pane[-1] and pane.min() == pane.max():  # most chunks lie in one pane
-        return pane[:1], np.zeros(len(pane), np.int64)
+    later = np.diff(pane)
+    if later.min() >= 0:  # a log in order of time needs no sorting
+        starts = np.append(True, later > 0)
+        return pane[starts], np.cumsum(starts) - 1
     ids, index = np.unique(pane, return_inverse=True)
     return ids, index

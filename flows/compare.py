@@ -16,7 +16,7 @@ from flows.declare import declare
 from flows.feature_rows import Beside, Words, coverage, feature_row, readable, with_words
 from flows.offline import Log, Tallied, batches
 from flows.profiles import Profile, by_domain, in_domain, profiles_of
-from flows.reports import ALARMING, number, urgent
+from flows.reports import ALARMING, number, told, urgent
 from flows.settings import FlowSettings
 from flows.text_table import text_table
 from online_models.contracts.events import TimeBounds
@@ -109,8 +109,8 @@ def features_of(logs: Sequence[Log], settings: FlowSettings, bounds: TimeBounds)
     """
     found: dict[str, FeatureSpec] = {}
     for log in logs:
-        left = SAMPLE_ROWS
-        for batch in batches(log, bounds, settings.dedupe_capacity, Tallied()):
+        left, tally = SAMPLE_ROWS, Tallied()
+        for batch in batches(log, bounds, settings.dedupe_capacity, tally, settings.features):
             profiled = [spec for spec in settings.features if spec.name not in found]
             for model, own in by_domain(batch):
                 profile = Profile(model, [spec for spec in profiled if in_domain(spec, model)], stretched=False)
@@ -120,10 +120,10 @@ def features_of(logs: Sequence[Log], settings: FlowSettings, bounds: TimeBounds)
             if left <= 0:
                 break
         if left == SAMPLE_ROWS:
-            raise SourceError(f"{log}: no acceptable event")
+            raise tally.nothing(log)
     if found:
         return tuple(spec for spec in settings.features if spec.name in found)
-    return tuple(declare([path for log in logs for path in log.paths], SAMPLE_ROWS))
+    return tuple(declare(logs, SAMPLE_ROWS))
 
 
 def _compared(then: Profile, now: Profile, settings: FlowSettings, *, prefixed: bool) -> list[Compared]:
@@ -142,7 +142,7 @@ def _compared(then: Profile, now: Profile, settings: FlowSettings, *, prefixed: 
         row = feature_row(
             now.model, now.start_ms, now.end_ms, None, states[spec.name], Beside.of(references[spec.name]), verdict
         )
-        row, before = with_words(row, words), with_words(before, words)
+        row, before = told(row, words), with_words(before, words)
         compared.append(
             Compared(
                 name=f"{now.model}: {spec.name}" if prefixed else spec.name,
@@ -158,10 +158,7 @@ def _compared(then: Profile, now: Profile, settings: FlowSettings, *, prefixed: 
 
 def _policies(specs: Sequence[FeatureSpec], settings: FlowSettings) -> dict[str, Policy]:
     """The settings' policies; nothing waits for a window that does not come."""
-    return {
-        spec.component: msgspec.structs.replace(settings.policies.get(spec.component, Policy()), confirm=False)
-        for spec in specs
-    }
+    return {spec.component: msgspec.structs.replace(settings.policy(spec.component), confirm=False) for spec in specs}
 
 
 def _chart(spec: FeatureSpec, now: Profile, then: Profile) -> Overlay | None:
@@ -188,7 +185,7 @@ def _figures(row: FeatureWindowRow, before: FeatureWindowRow) -> list[tuple[str,
 
 
 def _readable(figure: float | None) -> str | None:
-    return None if figure is None else readable(figure)
+    return None if figure is None else readable(figure + 0.0)  # -0.0 is 0
 
 
 def _missing(row: FeatureWindowRow) -> str | None:

@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from itertools import chain
 
 import msgspec
 import numpy as np
@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from flows.chunks import Chunk, Limits, Lines
 from flows.formats import open_reader
+from flows.offline import Log
 from flows.parse import parse
 from online_models.columns import MappingColumns
 from online_models.contracts.columns import Column
@@ -39,6 +40,8 @@ _ID_LIKE = 0.9
 _TEXT_WORDS = 3
 _TEXTS_READ = 200
 _FEWEST_IDS = 100
+_NEARLY = 1e-9
+"""Of a bin's width: what is so close to a border lies on it."""
 _LARGEST = 1e300
 """Between numbers within this, differences are finite."""
 
@@ -79,26 +82,25 @@ class _Seen:
         _count_domains(self.domains, batch, batch.domain[rows])
 
 
-def declare(paths: Sequence[Path], sample_rows: int = SAMPLE_ROWS) -> list[FeatureSpec]:
-    """Specs of the `value` of each event type and of every feature that the first valid events of a log carry.
+def declare(logs: Sequence[Log], sample_rows: int = SAMPLE_ROWS) -> list[FeatureSpec]:
+    """Specs of the `value` of each event type and of every feature that the first valid events of the logs carry.
 
     A feature whose name holds `*`, which would declare a cross, is left out.
 
     Parameters
     ----------
-    paths : files of any known format, read in this order
-    sample_rows : most events looked at
+    sample_rows : most events looked at, of each log
 
     Raises
     ------
     SourceError
-        When a file cannot be read, or holds no valid event; the reason to refuse its first row is then said.
+        When a file cannot be read, or a log has no valid event; the reason to refuse its first row is then said.
     """
     features: dict[str, _Seen] = {}
     values: dict[EventType, list[npt.NDArray[np.float64]]] = {}
     type_counts = np.zeros(len(EVENT_TYPES), np.int64)
     domain_counts: dict[str, int] = {}
-    for batch in _sample(paths, sample_rows):
+    for batch in chain.from_iterable(_sample(log, sample_rows) for log in logs):
         type_counts += np.bincount(batch.type, minlength=len(EVENT_TYPES))
         _count_domains(domain_counts, batch, batch.domain)
         for kind in EventType:
@@ -114,11 +116,11 @@ def declare(paths: Sequence[Path], sample_rows: int = SAMPLE_ROWS) -> list[Featu
     return _distinctly_named(specs)
 
 
-def main_declare(paths: Sequence[Path]) -> str:
+def main_declare(logs: Sequence[Log]) -> str:
     """What `python -m flows declare` prints: tables for `penstock.toml`."""
-    specs = declare(paths)
-    names = ", ".join(path.name for path in paths)
-    return f"# {len(specs)} features, from the first {SAMPLE_ROWS} events of {names}\n\n{toml_of(specs)}"
+    specs = declare(logs)
+    names = "; ".join(map(str, logs))
+    return f"# {len(specs)} features, from the first {SAMPLE_ROWS:,} events of {names}\n\n{toml_of(specs)}"
 
 
 def toml_of(specs: Sequence[FeatureSpec]) -> str:
@@ -163,24 +165,25 @@ def _literal(value: object) -> str:
             return repr(value)
 
 
-def _sample(paths: Sequence[Path], most: int) -> Iterator[EventBatch]:
+def _sample(log: Log, most: int) -> Iterator[EventBatch]:
     """The first valid events of a log, at most so many."""
     left, refused = most, "there are no rows"
-    for path in paths:
+    for path in log.paths:
         with closing(open_reader(path, limits=_READ)) as reader:
             while left > 0 and (piece := reader.read()) is not None:
                 parsed = parse(Chunk("log", str(path), piece.end, piece.content, piece.rejects), _ANY_TIME)
                 if parsed.rejects and left == most:
                     refused = parsed.rejects[0].reason
-                batch = parsed.batch
-                if len(batch) > left:
-                    batch = batch.take(np.arange(len(batch)) < left)
+                inside = (parsed.batch.ts_ms >= log.span.start_ms) & (parsed.batch.ts_ms < log.span.end_ms)
+                if len(inside) and not inside.any():
+                    refused = f"there are none in {log.span}"
+                batch = parsed.batch.take(inside & (np.cumsum(inside) <= left))
                 left -= len(batch)
                 if isinstance(piece.content, Lines):  # a scanned text knows the names that it was scanned for
                     batch = replace(batch, features=MappingColumns([event.features for event in batch.events]))
                 yield batch
     if left == most:
-        raise SourceError(f"{', '.join(map(str, paths))}: expected events to declare features from, but {refused}")
+        raise SourceError(f"{log}: expected events to declare features from, but {refused}")
 
 
 def _count_domains(counts: dict[str, int], batch: EventBatch, codes: npt.NDArray[np.int16]) -> None:
@@ -189,9 +192,9 @@ def _count_domains(counts: dict[str, int], batch: EventBatch, codes: npt.NDArray
 
 
 def _of_value(kind: EventType, numbers: npt.NDArray[np.float64]) -> FeatureSpec:
-    low, high, edges = bins_of(numbers)
+    low, high, bins, edges = bins_of(numbers)
     name = _VALUES.get(kind, f"{kind}_value")
-    return FeatureSpec(name, FeatureKind.NUMERIC, "value", (kind,), low, high, edges=edges)
+    return FeatureSpec(name, FeatureKind.NUMERIC, "value", (kind,), low, high, bins, edges=edges)
 
 
 def _of_feature(name: str, seen: _Seen, type_counts: Counts, domain_counts: dict[str, int]) -> FeatureSpec:
@@ -204,8 +207,8 @@ def _of_feature(name: str, seen: _Seen, type_counts: Counts, domain_counts: dict
     source = f"features.{name}"
     numbers, words = np.concatenate(seen.numbers), np.concatenate(seen.words)
     if len(numbers) >= len(words):
-        low, high, edges = bins_of(numbers)
-        return FeatureSpec(name, FeatureKind.NUMERIC, source, types, low, high, domains=domains, edges=edges)
+        low, high, bins, edges = bins_of(numbers)
+        return FeatureSpec(name, FeatureKind.NUMERIC, source, types, low, high, bins, domains, edges)
     if seen.several:
         return FeatureSpec(name, FeatureKind.MULTI_VALUED, source, types, domains=domains)
     distinct = len(np.unique(words)) / len(words)
@@ -215,14 +218,14 @@ def _of_feature(name: str, seen: _Seen, type_counts: Counts, domain_counts: dict
     return FeatureSpec(name, FeatureKind.CATEGORICAL, source, types, domains=domains, ghost=ghost)
 
 
-def bins_of(numbers: npt.NDArray[np.float64]) -> tuple[float, float, tuple[float, ...]]:
-    """Low and high of uniform bins for values (n,), n > 0; or the borders of bins between their quantiles, else ().
+def bins_of(numbers: npt.NDArray[np.float64]) -> tuple[float, float, int, tuple[float, ...]]:
+    """Low, high and number of uniform bins for values (n,), n > 0; or the borders of bins between their quantiles, else ().
 
     >>> bins_of(np.arange(1001.0))
-    (0.0, 1050.0, ())
-    >>> low, high, edges = bins_of(np.exp(np.linspace(0, 20, 10_000)))
-    >>> (low, high), len(edges)
-    ((0.0, 1.0), 65)
+    (0.0, 1050.0, 210, ())
+    >>> low, high, bins, edges = bins_of(np.exp(np.linspace(0, 20, 10_000)))
+    >>> (low, high, bins), len(edges)
+    ((0.0, 1.0, 0), 65)
     """
     numbers = np.clip(numbers, -_LARGEST, _LARGEST)
     low, first, third, high = np.quantile(numbers, [_OUTSIDE / 2, 0.25, 0.75, 1 - _OUTSIDE / 2])
@@ -234,11 +237,23 @@ def bins_of(numbers: npt.NDArray[np.float64]) -> tuple[float, float, tuple[float
         rounded = [float(f"{border:.6g}") for border in exact]
         edges = tuple(rounded if len(set(rounded)) == len(exact) else exact)
         if len(edges) > 2:
-            return 0.0, 1.0, edges
+            return 0.0, 1.0, 0, edges
     # What is never negative has no bin below zero.
     least = 0.0 if numbers.min() >= 0 else -np.inf
-    digits = 2 - math.floor(math.log10(high - low + 2 * padding))
-    return round(max(float(low - padding), least), digits), round(float(high + padding), digits), ()
+    return *_round_bins(max(float(low - padding), least), float(high + padding)), ()
+
+
+def _round_bins(low: float, high: float) -> tuple[float, float, int]:
+    """Bins over a range whose width is 1, 2 or 5 times a power of ten and whose borders are multiples of it: good to read.
+
+    >>> _round_bins(0.28, 5.22)
+    (0.28, 5.22, 247)
+    """
+    least = (high - low) / (NUMERIC_BINS - 2)  # two more, so that the ends are multiples too
+    power = math.floor(math.log10(least))
+    width = next(width for factor in (1, 2, 5, 10) if (width := factor * 10.0**power) >= least)
+    first, last = math.floor(low / width + _NEARLY), math.ceil(high / width - _NEARLY)
+    return round(first * width, -power), round(last * width, -power), last - first
 
 
 def _distinctly_named(specs: list[FeatureSpec]) -> list[FeatureSpec]:

@@ -7,6 +7,7 @@
 """
 
 import hashlib
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -18,11 +19,11 @@ from bytewax.operators import KeyedStream, StatefulBatchLogic
 
 from flows.baseline import Baseline
 from flows.combine import Plans
-from flows.feature_rows import Beside, feature_row
+from flows.feature_rows import Beside, feature_row, with_words
 from flows.live import Champions, Reference, same_declaration
 from flows.settings import FlowSettings
 from flows.triggers import Signal
-from flows.windows import ClosedWindow, Found
+from flows.windows import ClosedWindow, Found, usable
 from online_models.contracts.artifacts import FeatureSketch
 from online_models.contracts.ids import ModelName, ModelVersion
 from online_models.drift.panel import Memory, Panel
@@ -30,6 +31,8 @@ from online_models.drift.verdict import Verdict, WindowVerdict
 from online_models.ports import DriftRow, FeatureWindowRow, FeatureWord, WindowRow
 from online_models.ranking import Ranking
 from online_models.sketches import FeatureState
+
+log: Final = logging.getLogger(__name__)
 
 SCHEMA: Final = 1
 
@@ -89,24 +92,24 @@ class Judge:
         self._baseline = (
             Baseline(plans.declared(model), settings.baseline_seconds) if settings.baseline_seconds else None
         )
-        self._reference: Reference | None = None
+        self._used: tuple[Reference | None, Reference | None] = (None, None)
         self._panel: Panel | None = None
         self._beside: dict[str, Beside] = {}
-        self._judged: ModelVersion | None = None
+        self._version: ModelVersion | None = None
         self._memory: dict[int, Memory] = {}
         self._ranking = plans.ranking(model)
         self._ranks = Ranks({}, ())
+        self._words: dict[str, dict[int, str]] = {}
 
-    @property
-    def _version(self) -> ModelVersion | None:
-        """Of the champion that is the reference."""
-        return self._reference.version if self._reference else None
+    def learn(self, word: FeatureWord) -> None:
+        """A frequent word of a feature, for explanations."""
+        self._words.setdefault(word.feature, {})[word.fingerprint] = word.text
 
     def add(self, window: ClosedWindow, champion: Reference | None) -> Scored:
         """Judge one window; the same windows and references give the same rows."""
         main = window.end_ms - window.start_ms == self._settings.window_seconds * 1000
         baseline = self._baseline.add(window) if self._baseline and main else None
-        self._use(champion or baseline)
+        self._use(champion, baseline)
         if main and window.joint is not None:
             self._ranking.update(window.end_ms - window.pane_ms, window.joint)
             self._ranks = self._ranked()
@@ -130,26 +133,29 @@ class Judge:
             has_champion=champion is not None,
         )
 
-    def _use(self, reference: Reference | None) -> None:
-        """Prepare a new reference's panel; what was remembered of windows against the former one says nothing any more."""
-        if reference is self._reference:
-            return
-        self._reference = reference
-        if reference is None:
-            self._panel, self._beside = None, {}
-            return
-        if reference.version != self._judged:
-            self._memory = {}
-            self._judged = reference.version
-        comparable = self._comparable(reference)
-        self._panel = Panel(comparable, self._settings.policy_matrix)
-        self._beside = {sketch.feature.name: Beside.of(sketch) for sketch in comparable}
+    def _use(self, champion: Reference | None, baseline: Reference | None) -> None:
+        """Prepare a new reference's panel; what was remembered of windows against the former one says nothing any more.
 
-    def _comparable(self, reference: Reference) -> list[FeatureSketch]:
+        A feature that the champion was not trained to compare is compared with the beginning of the stream, where that is known.
+        """
+        if (champion, baseline) == self._used:
+            return
+        self._used = (champion, baseline)
+        version = champion.version if champion else None
+        if version != self._version:
+            self._memory, self._version = {}, version
+        known = {sketch.feature.name: sketch for sketch in self._comparable(baseline)}
+        known |= {sketch.feature.name: sketch for sketch in self._comparable(champion)}
+        if champion and (left := sorted({spec.name for spec in self._plans.declared(self.model).specs} - set(known))):
+            log.warning("unjudged model=%s champion=%s features=%s", self.model, version, ",".join(left))
+        self._panel = Panel(list(known.values()), self._settings.policy_matrix) if champion or baseline else None
+        self._beside = {name: Beside.of(sketch) for name, sketch in known.items()}
+
+    def _comparable(self, reference: Reference | None) -> list[FeatureSketch]:
         declared = {spec.name: spec for spec in self._settings.specs(self.model) if not spec.ghost}
         return [
             sketch
-            for sketch in reference.sketches
+            for sketch in (reference.sketches if reference else ())
             if sketch.feature.name in declared and same_declaration(sketch.feature, declared[sketch.feature.name])
         ]
 
@@ -157,13 +163,13 @@ class Judge:
         """States of all features with an event in the window; those in an embedding space only of the reference's."""
         if self._panel is None and window.events < self._settings.min_window_events:
             return {}  # nothing to judge by, and too little to tell
-        tags = ["", *([self._reference.version] if self._reference and self._reference.version else [])]
+        tags = ["", *([self._version] if self._version else [])]
         states = {}
         for tag in tags:
             if tag in window.sketches:
-                layout = self._plans.of(self.model, tag)
+                layout, sketches = self._plans.of(self.model, tag), window.sketches[tag]
                 for spec in layout.specs:
-                    state = layout.state(window.sketches[tag], spec.name)
+                    state = layout.state(sketches, spec.name)
                     if state.events:
                         states[spec.name] = state
         return states
@@ -220,18 +226,20 @@ class Judge:
             window_end_ms=row.window_end_ms,
             statistic=row.effect or 0.0,
             threshold=self._settings.policy(component).effect,
-            reason=row.why,
+            # Rows keep bucket numbers, whose words a later reader may know better; an alarm is read now.
+            reason=with_words(row, self._words).why,
         )
 
     def snapshot(self) -> tuple[Any, ...]:
         """Plain values; `restore` continues exactly from here."""
         memory = {length: each.snapshot() for length, each in self._memory.items()}
         baseline = self._baseline.snapshot() if self._baseline else None
-        return (SCHEMA, self._judged, memory, baseline, self._ranking.snapshot())
+        words = {feature: dict(known) for feature, known in self._words.items()}
+        return (SCHEMA, self._version, memory, baseline, self._ranking.snapshot(), words)
 
     def restore(self, snapshot: tuple[Any, ...]) -> None:
         """Take a snapshot's state."""
-        schema, self._judged, memory, baseline, ranking = snapshot
+        schema, self._version, memory, baseline, ranking, words = snapshot
         if schema != SCHEMA:
             raise ValueError(f"judge snapshot: expected schema {SCHEMA}, got {schema}")
         self._memory = {length: Memory.restore(each) for length, each in memory.items()}
@@ -239,6 +247,7 @@ class Judge:
             self._baseline.restore(baseline)
         self._ranking = Ranking.restore(ranking)
         self._ranks = self._ranked()
+        self._words = {feature: dict(known) for feature, known in words.items()}
 
 
 def _signal(window: ClosedWindow, alarms: Sequence[DriftRow], main: bool) -> Signal:
@@ -254,16 +263,25 @@ def row_id(kind: str, model: ModelName, detector: str, feature: str, window_star
     return hashlib.sha256(name.encode()).hexdigest()
 
 
-class JudgeLogic(StatefulBatchLogic[ClosedWindow, Scored, tuple[Any, ...]]):
-    """The Bytewax shell around `Judge`: which model it judges it learns from the first window."""
+class JudgeLogic(StatefulBatchLogic[ClosedWindow | FeatureWord, Scored | FeatureWord, tuple[Any, ...]]):
+    """The Bytewax shell around `Judge`: which model it judges it learns from the first item; words travel on."""
 
-    def __init__(self, make: Callable[[ModelName], Judge], champions: Champions) -> None:
+    def __init__(self, make: Callable[[ModelName], Judge], champions: Champions, monitoring_hash: str) -> None:
         self._make = make
+        self._monitoring_hash = monitoring_hash
         self._champions = champions
         self._judge: Judge | None = None
 
-    def on_batch(self, values: list[ClosedWindow]) -> tuple[list[Scored], bool]:
-        return [self._of(each.model).add(each, self._champions.reference(each.model)) for each in values], False
+    def on_batch(self, values: list[ClosedWindow | FeatureWord]) -> tuple[list[Scored | FeatureWord], bool]:
+        found: list[Scored | FeatureWord] = []
+        for each in values:
+            judge = self._of(each.model)
+            if isinstance(each, FeatureWord):
+                judge.learn(each)
+                found.append(each)
+            else:
+                found.append(judge.add(each, self._champions.reference(each.model)))
+        return found, False
 
     def _of(self, model: ModelName) -> Judge:
         if self._judge is None:
@@ -277,30 +295,23 @@ class JudgeLogic(StatefulBatchLogic[ClosedWindow, Scored, tuple[Any, ...]]):
 
     def snapshot(self) -> tuple[Any, ...]:
         assert self._judge is not None
-        return (self._judge.model, self._judge.snapshot())
+        return (self._monitoring_hash, (self._judge.model, self._judge.snapshot()))
 
 
 @operator
 def score_windows(
     step_id: str, up: KeyedStream[Found], settings: FlowSettings, plans: Plans, champions: Champions
-) -> KeyedStream[Scored]:
-    """Closed windows -> judged windows, keyed by model."""
+) -> KeyedStream[Scored | FeatureWord]:
+    """Closed windows -> judged windows, and newly met words as they are, keyed by model."""
 
     def build(resume: tuple[Any, ...] | None) -> JudgeLogic:
-        logic = JudgeLogic(lambda model: Judge(model, settings, plans), champions)
-        if resume is not None:
-            logic.restore(resume)
+        logic = JudgeLogic(lambda model: Judge(model, settings, plans), champions, settings.monitoring_hash)
+        if (state := usable(resume, settings, "judge")) is not None:
+            logic.restore(state)
         return logic
 
-    keyed = op.filter_map(
-        "closed", up, lambda item: (item[1].model, item[1]) if isinstance(item[1], ClosedWindow) else None
-    )
-    return op.stateful_batch("judge", keyed, build)
+    def by_model(item: tuple[str, Found]) -> tuple[str, ClosedWindow | FeatureWord] | None:
+        _, found = item
+        return (found.model, found) if isinstance(found, ClosedWindow | FeatureWord) else None
 
-
-@operator
-def words_of(step_id: str, up: KeyedStream[Found]) -> KeyedStream[FeatureWord]:
-    """New frequent words, keyed by model."""
-    return op.filter_map(
-        "words", up, lambda item: (item[1].model, item[1]) if isinstance(item[1], FeatureWord) else None
-    )
+    return op.stateful_batch("judge", op.filter_map("by_model", up, by_model), build)

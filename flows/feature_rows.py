@@ -236,7 +236,7 @@ def with_words(row: FeatureWindowRow, words: Words) -> FeatureWindowRow:
 
 def _by_bucket(own: Mapping[int, str], buckets: int) -> dict[int, list[str]]:
     found: dict[int, list[str]] = {}
-    for mark, text in own.items():
+    for mark, text in sorted(own.items()):
         hashed = hash64(text)
         # The bucket is in the lower half of a word's hash, the fingerprint is the upper one. (A cross has another hash.)
         if hashed >> 32 == mark:

@@ -40,9 +40,9 @@ class JobTemplate:
 
 
 class Findings:
-    """One model's way from scores and alarms to rows and jobs."""
+    """One model's way from scores and alarms to rows and jobs; without a template to rows alone."""
 
-    def __init__(self, policy: TriggerPolicy, template: JobTemplate, bootstrap_events: int) -> None:
+    def __init__(self, policy: TriggerPolicy, template: JobTemplate | None, bootstrap_events: int) -> None:
         self._policy = policy
         self._template = template
         self._bootstrap_events = bootstrap_events
@@ -86,7 +86,7 @@ class Findings:
         The doubling bounds the rate; cooldown and budget are for drift, and a first training must not delay the first of it.
         """
         self._events += scored.new_events
-        if scored.has_champion or self._events < self._bootstrap_events:
+        if scored.has_champion or self._template is None or self._events < self._bootstrap_events:
             return []
         self._bootstrap_events = 2 * self._events
         start, end = scored.row.window_start_ms, scored.row.window_end_ms
@@ -95,7 +95,9 @@ class Findings:
         return self._ask(signal)
 
     def _ask(self, signal: Signal) -> list[Finding]:
-        """The row and the job of one trigger."""
+        """The row of one trigger, and its job where there is something to train on."""
+        if self._template is None:
+            return [_row("trigger", signal, signal.reason)]
         trigger = trigger_id(signal.model, signal.detector, self._template.config_hash, signal.window_end_ms)
         job = NewJob(signal.model, trigger, f"{signal.detector}: {signal.reason}", self._template.payload)
         return [_row("trigger", signal, signal.reason), job]
@@ -104,7 +106,7 @@ class Findings:
         """Plain values; `restore` continues exactly from here."""
         s = self._state
         waiting = dataclasses.astuple(s.waiting) if s.waiting else None
-        state = (s.drifting, s.calm, s.armed, s.last_trigger_ms, s.day, s.spent, waiting)
+        state = (s.drifting, s.calm, s.armed, s.last_trigger_ms, s.last_fall_ms, s.day, s.spent, waiting)
         return (SCHEMA, state, self._events, self._bootstrap_events)
 
     def restore(self, snapshot: tuple[Any, ...]) -> None:
@@ -149,7 +151,7 @@ def decide(
     step_id: str,
     up: KeyedStream[Input],
     policy: TriggerPolicy,
-    template: JobTemplate,
+    template: JobTemplate | None,
     bootstrap_events: int,
 ) -> KeyedStream[Finding]:
     """Scores, alarms and variant windows by model -> rows and jobs."""
@@ -167,7 +169,12 @@ class FindingPartition(StatefulSinkPartition[Finding, tuple[int, ...]]):
     """Stores rows and submits jobs; its snapshot is the run's figures so far."""
 
     def __init__(
-        self, store: WindowStore, queue: JobQueue, tally: Tally, instruments: Instruments, resume: tuple[int, ...]
+        self,
+        store: WindowStore,
+        queue: JobQueue,
+        tally: Tally,
+        instruments: Instruments | None,
+        resume: tuple[int, ...],
     ) -> None:
         self._store = store
         self._instruments = instruments
@@ -185,7 +192,8 @@ class FindingPartition(StatefulSinkPartition[Finding, tuple[int, ...]]):
             self._store.put_window_reports(reports)
         if features := [each for each in found if isinstance(each, FeatureWindowRow)]:
             self._store.put_feature_windows(features)
-            self._instruments.observe(features)
+            if self._instruments is not None:
+                self._instruments.observe(features)
         if words := [each for each in found if isinstance(each, FeatureWord)]:
             self._store.put_feature_words(words)
         if windows := [each for each in found if isinstance(each, VariantWindow)]:
@@ -231,7 +239,7 @@ class FindingPartition(StatefulSinkPartition[Finding, tuple[int, ...]]):
 class FindingSink(FixedPartitionedSink[Finding, tuple[int, ...]]):
     """One partition: rows and jobs are few."""
 
-    def __init__(self, store: WindowStore, queue: JobQueue, tally: Tally, instruments: Instruments) -> None:
+    def __init__(self, store: WindowStore, queue: JobQueue, tally: Tally, instruments: Instruments | None) -> None:
         self._store = store
         self._queue = queue
         self._tally = tally

@@ -1,4 +1,7 @@
-"""Wires the commands that look at what was recorded: `report` opens PostgreSQL, the others read logs alone."""
+"""Wires the commands that look at what was recorded: `report` opens PostgreSQL, the others read logs alone.
+
+Plots and pages are imported when they are asked for: what is printed needs nothing but the flow.
+"""
 
 import argparse
 from collections.abc import Iterator
@@ -8,8 +11,6 @@ from datetime import datetime
 from flows import compare, declare, reports, tune
 from flows.app import bounds_of
 from flows.offline import parse_log
-from flows.pages import compare_page, report_page, write_page
-from flows.plots import write_plots
 from flows.settings import FlowSettings
 from online_models.contracts.events import TimeBounds
 from online_models.errors import SourceError
@@ -41,13 +42,18 @@ def inspect(options: argparse.Namespace, settings: FlowSettings, stores: StoreSe
 
 
 def _report(options: argparse.Namespace, stores: StoreSettings) -> str:
+    reports.check_windows(options.windows)
     with _windows(stores) as store:
         found = reports.reports(store, options.windows, options.model, options.feature)
     said = [reports.text_of(report) for report in found]
     if options.out:
+        from flows.plots import write_plots
+
         written = [path for report in found for path in write_plots(report, options.out)]
         said.append(f"wrote {reports.counted(len(written), 'plot')} into {options.out}")
     if options.html:
+        from flows.pages import report_page, write_page
+
         write_page(report_page(found), options.html)
         said.append(f"wrote {options.html}")
     return "\n\n".join(said)
@@ -70,6 +76,8 @@ def _compare(options: argparse.Namespace, settings: FlowSettings, bounds: TimeBo
     found = compare.compare(before, after, settings, bounds)
     said = compare.text_of(found)
     if options.html:
+        from flows.pages import compare_page, write_page
+
         write_page(compare_page(found), options.html)
         said += f"\n\nwrote {options.html}"
     return said
@@ -96,5 +104,4 @@ def _tune(options: argparse.Namespace, settings: FlowSettings, bounds: TimeBound
 
 
 def _declare(options: argparse.Namespace) -> str:
-    paths = [path for log in options.logs for path in parse_log(log).paths]
-    return declare.toml_of(declare.declare(paths, compare.SAMPLE_ROWS))
+    return declare.main_declare([parse_log(log) for log in options.logs])

@@ -9,6 +9,7 @@
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
 from flows.live import LiveVersions
 from online_models.contracts.events import EventBatch
@@ -18,6 +19,8 @@ from online_models.ports import EmbeddingStore
 
 USERS_PER_BATCH: Final = 256
 
+Bools = npt.NDArray[np.bool_]
+
 
 class LiveSpace:
     """Places of events in the stable version's space."""
@@ -26,10 +29,11 @@ class LiveSpace:
         self._live = live
         self._embeddings = embeddings
 
-    def place(self, model: ModelName, batch: EventBatch) -> tuple[ModelVersion, EmbeddingColumns] | None:
-        """The stable version, and the coordinates of a batch's items and users in its space; None while there is none.
+    def place(self, model: ModelName, batch: EventBatch) -> tuple[ModelVersion, Bools, EmbeddingColumns] | None:
+        """The stable version, bool (n,) the events of sampled users, and where these and their items lie in its space.
 
-        An event whose item the version does not know, or whose user is new to it, has no value.
+        None while nothing is live. A sampled event whose item the version does not know, or whose user has met none of its items,
+        has no value; that of another user says nothing.
         """
         versions = self._live.of(model)
         if not versions or versions[0].axes is None:
@@ -38,18 +42,19 @@ class LiveSpace:
         rows = stable.index.rows(batch.item_hash)
         known = np.flatnonzero(rows >= 0).astype(np.int32)
         items = (known, stable.item_places(rows[known]))
-        return stable.version, EmbeddingColumns(items, self._users(model, batch))
+        sampled, users = self._users(model, batch)
+        return stable.version, sampled, EmbeddingColumns(items, users)
 
-    def _users(self, model: ModelName, batch: EventBatch) -> tuple[np.ndarray, np.ndarray]:
+    def _users(
+        self, model: ModelName, batch: EventBatch
+    ) -> tuple[Bools, tuple[npt.NDArray[np.int32], npt.NDArray[np.float64]]]:
         stable = self._live.of(model)[0]
         hashes, first = np.unique(batch.user_hash, return_index=True)
         sample = first[:USERS_PER_BATCH]
         ids = [UserId(batch.events[row].user_id) for row in sample.tolist()]
         places, met = stable.user_places(self._embeddings.histories(model, ids))
-        # Each event of a sampled user counts, as it does in the reference.
-        user = np.searchsorted(hashes[: len(sample)], batch.user_hash)
-        in_sample = user < len(sample)
-        in_sample[in_sample] &= hashes[user[in_sample]] == batch.user_hash[in_sample]
-        in_sample[in_sample] &= met[user[in_sample]]
-        rows = np.flatnonzero(in_sample).astype(np.int32)
-        return rows, places[user[rows]]
+        # hashes ascend, and the sample is their beginning
+        user = np.searchsorted(hashes, batch.user_hash)
+        sampled = user < len(sample)
+        rows = np.flatnonzero(sampled)[met[user[sampled]]].astype(np.int32)
+        return sampled, (rows, places[user[rows]])

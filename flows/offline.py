@@ -4,8 +4,8 @@
 - Repeated and unacceptable events are left out, as in the stream job, and counted.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from glob import glob
 from pathlib import Path
 from typing import Final
@@ -16,6 +16,7 @@ from flows.formats import ending_of, open_reader
 from flows.parse import parse
 from flows.ranges import TimeRange, is_range, parse_range
 from online_models.contracts.events import EventBatch, TimeBounds
+from online_models.contracts.features import FeatureSpec
 from online_models.errors import SourceError
 
 CATALOGUE_SUFFIX: Final = ".items.ndjson"
@@ -56,23 +57,35 @@ def parse_log(text: str) -> Log:
 
 @dataclass(slots=True)
 class Tallied:
-    """What was read of a log: events that count, unacceptable rows, repeated events."""
+    """What was read of a log: events that count, unacceptable rows and why the first of them is one, repeated events."""
 
     events: int = 0
     rejected: int = 0
     duplicates: int = 0
+    refused: str = field(default="", compare=False)
+
+    def nothing(self, log: Log) -> SourceError:
+        """The error of a log without an event that counts."""
+        why = f", the first row was refused: {self.refused}" if self.refused else ""
+        return SourceError(f"{log}: no acceptable event{why}")
 
 
-def batches(log: Log, bounds: TimeBounds, capacity: int, tally: Tallied) -> Iterator[EventBatch]:
+def batches(
+    log: Log, bounds: TimeBounds, capacity: int, tally: Tallied, specs: Iterable[FeatureSpec] = ()
+) -> Iterator[EventBatch]:
     """The acceptable events of a log, each once, in its order; `tally` counts along.
 
     capacity : events remembered to recognise a repeated event_id
+    specs : features that will be asked for; others can be had too, but not fast
     """
+    names = tuple(dict.fromkeys(name for spec in specs for name in spec.reads))
     seen = SeenEvents(capacity)
     for chunk in _chunks(log.paths):
-        parsed = parse(chunk, bounds)
+        parsed = parse(chunk, bounds, names)
         first = seen.admit(parsed.batch.event_hash)
         tally.rejected += len(parsed.rejects)
+        if parsed.rejects and not tally.refused:
+            tally.refused = parsed.rejects[0].reason
         tally.duplicates += int((~first).sum())
         inside = (parsed.batch.ts_ms >= log.span.start_ms) & (parsed.batch.ts_ms < log.span.end_ms)
         kept = first & inside

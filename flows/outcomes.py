@@ -199,7 +199,9 @@ class Outcomes:
             for monitor, rate in zip(self._monitors, rates, strict=True):
                 if reason := monitor.hear(rate, self._drop_fraction):
                     ts_ms = request.ts_ms
-                    signals.append(Signal(self.model, monitor.name, ts_ms, ts_ms, True, True, reason, self._settle_ms))
+                    signals.append(
+                        Signal(self.model, monitor.name, ts_ms, ts_ms, True, True, reason, self._settle_ms, True)
+                    )
         return signals
 
     def snapshot(self) -> tuple[Any, ...]:

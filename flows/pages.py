@@ -20,7 +20,7 @@ from flows.charts import HEIGHT, WIDTH
 from flows.compare import Comparison
 from flows.feature_rows import MOST_BARS, VERDICT_WORDS, coverage, shown_bins
 from flows.ranges import moment_text
-from flows.reports import ALARMING, HEADER, Report, cells, last_windows, number
+from flows.reports import ALARMING, HEADER, Report, against, cells, last_windows, number
 from online_models.errors import SourceError
 from online_models.ports import FeatureWindowRow
 
@@ -33,6 +33,7 @@ MOST_FINDINGS: Final = 200
 MOST_HISTOGRAMS: Final = 150
 
 
+@matplotlib.rc_context({"text.parse_math": False})  # a word may hold a dollar sign
 def compare_page(comparison: Comparison) -> str:
     """The page of two logs."""
     template = _environment().get_template("compare.html")
@@ -40,6 +41,7 @@ def compare_page(comparison: Comparison) -> str:
     return template.render(comparison=comparison, open_details=OPEN_DETAILS, most_bars=bars)
 
 
+@matplotlib.rc_context({"text.parse_math": False})  # a word may hold a dollar sign
 def report_page(reports: Sequence[Report]) -> str:
     """The page of stored windows."""
     parts = []
@@ -49,6 +51,7 @@ def report_page(reports: Sequence[Report]) -> str:
             {
                 "report": report,
                 "alarms": alarms[:MOST_FINDINGS],
+                "found": len(alarms),
                 "untold": max(0, len(alarms) - MOST_FINDINGS),
                 "plots": [svg_of(figure) for figure in plots.over_time(report.history).values()],
                 "last": last_windows(report),
@@ -112,6 +115,7 @@ def _environment() -> Environment:
         "missing": _missing,
         "moment": moment_text,
         "cells": cells,
+        "against": against,
     }
     return environment
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final, Literal
 from urllib.parse import quote
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.dates import AutoDateLocator, ConciseDateFormatter, date2num
@@ -18,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
-from flows.feature_rows import VERDICT_WORDS, coverage, readable, shown_bins
+from flows.feature_rows import OTHER, VERDICT_WORDS, coverage, readable, shown_bins
 from flows.reports import Report, last_windows
 from online_models.contracts.events import utc
 from online_models.contracts.features import FeatureKind
@@ -39,6 +40,8 @@ MOST_PANELS: Final = 12
 MOST_RANKED: Final = 10
 MOST_HISTOGRAMS: Final = 50
 MOST_LABEL: Final = 32
+MANY_WINDOWS: Final = 40
+"""Beyond, marks are smaller."""
 WRAP: Final = 100
 """Characters of a line under a title."""
 
@@ -57,6 +60,8 @@ def histogram(row: FeatureWindowRow) -> Figure:
         draw = axes.bar if numeric else axes.barh
         draw(places + side * width / 2, shares, width, color=colour, label=name)
     labels = [label for label, _, _ in bins]
+    if not numeric and OTHER in labels:
+        _beyond(axes, labels.index(OTHER), bins)
     if numeric:
         axes.set_xticks(places, labels, rotation=35, ha="right", rotation_mode="anchor")
         axes.yaxis.set_major_formatter(PercentFormatter(1))
@@ -74,6 +79,17 @@ def histogram(row: FeatureWindowRow) -> Figure:
         _span(row.window_start_ms, row.window_end_ms),
     )
     return figure
+
+
+def _beyond(axes: Axes, place: int, bins: Sequence[tuple[str, float, float]]) -> None:
+    """All other words together may be so many that nothing else would be seen beside them: they are told, not drawn."""
+    top = max((max(now, then) for label, now, then in bins if label != OTHER), default=0.0)
+    _, now, then = bins[place]
+    if 0 < 2 * top < max(now, then):
+        axes.set_xlim(0, 1.1 * top)
+        text = f"{now:.1%}, in the reference {then:.1%}: beyond this scale"
+        box = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}
+        axes.annotate(text, (0.02 * top, place), va="center", fontsize=9, color=INK, bbox=box)
 
 
 def psi_over_time(rows: Rows) -> Figure:
@@ -131,7 +147,7 @@ def _over_time(rows: Rows, title: str, unit: str, figure_of: Figured, floor_of: 
         _panel(axes, named[name], figure_of, floor_of)
         axes.set_title(name, loc="left", fontsize=10, color=INK)
         if unit.startswith("events"):
-            axes.yaxis.set_major_formatter(PercentFormatter(1))
+            _share_axis(axes)
         else:
             axes.yaxis.set_major_formatter(FuncFormatter(lambda number, _: readable(number)))
     figure.supylabel(unit, fontsize=10, color=INK)
@@ -146,14 +162,30 @@ def _panel(axes: Axes, rows: Rows, figure_of: Figured, floor_of: Figured | None)
     if floor_of is not None:
         floors = [row for row in known if floor_of(row) is not None]
         axes.plot(_times(floors), _figures(floors, floor_of), color=REFERENCE_COLOUR, linestyle="--", linewidth=1.2)
+    size = 5 if len(known) <= MANY_WINDOWS else 3
     for verdict, edge, fill in _MARKS:
         marked = [row for row in known if row.verdict == verdict]
         axes.plot(
-            _times(marked), _figures(marked, figure_of), "o", markersize=5, markeredgecolor=edge, markerfacecolor=fill
+            _times(marked),
+            _figures(marked, figure_of),
+            "o",
+            markersize=size,
+            markeredgecolor=edge,
+            markerfacecolor=fill,
         )
     _plain(axes, "y")
     _time_axis(axes)
     axes.margins(y=0.15)
+    if floor_of is not None:
+        axes.set_ylim(bottom=0)
+
+
+def _share_axis(axes: Axes) -> None:
+    """Percent up to a hundred, at least five points of them: what is complete lies along the top."""
+    low, high = axes.get_ylim()
+    high = min(high, 1.0) + 0.002  # room for the line's own width
+    axes.set_ylim(max(0.0, min(low, high - 0.05)), high)
+    axes.yaxis.set_major_formatter(PercentFormatter(1))
 
 
 _MARKS: Final = (("unconfirmed", WAITING_COLOUR, "white"), ("drift", ALARM_COLOUR, ALARM_COLOUR))
@@ -225,6 +257,7 @@ def _span(start_ms: int, end_ms: int) -> str:
     return f"window {utc(start_ms):%Y-%m-%d %H:%M} to {utc(end_ms):%Y-%m-%d %H:%M} UTC"
 
 
+@matplotlib.rc_context({"text.parse_math": False})  # a word may hold a dollar sign
 def write_plots(report: Report, directory: Path) -> list[Path]:
     """Write PNGs: PSI, coverage, cardinality and ranking over time, and a histogram per feature of the last window.
 
@@ -263,7 +296,7 @@ def over_time(history: Rows) -> dict[str, Figure]:
         figures = {"psi": psi_over_time, **figures}
     if any(row.cardinality is not None for row in history):
         figures["cardinality"] = cardinality_over_time
-    if any(row.rank is not None for row in history):
+    if any(row.information for row in history):  # without any, the order says nothing
         figures["ranking"] = ranking_over_time
     return {name: draw(history) for name, draw in figures.items()}
 

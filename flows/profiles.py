@@ -15,7 +15,6 @@ from online_models.contracts.artifacts import FeatureSketch
 from online_models.contracts.events import EventBatch, TimeBounds
 from online_models.contracts.features import FeatureKind, FeatureSpec
 from online_models.contracts.ids import ModelName
-from online_models.errors import SourceError
 from online_models.heavy_hitters import new_heavy_words
 from online_models.histograms import rebin
 from online_models.sketches import FeatureState, Layout, Sketches, sketch
@@ -146,7 +145,7 @@ def profiles_of(
     """
     tally = Tallied()
     profiles: dict[ModelName, Profile] = {}
-    for batch in batches(log, bounds, capacity, tally):
+    for batch in batches(log, bounds, capacity, tally, specs):
         for model, own in by_domain(batch):
             if model not in profiles:
                 profiles[model] = Profile(
@@ -154,7 +153,7 @@ def profiles_of(
                 )
             profiles[model].add(own)
     if not profiles:
-        raise SourceError(f"{log}: no acceptable event")
+        raise tally.nothing(log)
     return profiles, tally
 
 

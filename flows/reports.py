@@ -4,14 +4,16 @@
 - With several window lengths, the windows that end together are told one after the other, the shortest first.
 """
 
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
-from flows.feature_rows import coverage, readable, with_words, words_by_feature
+from flows.feature_rows import Words, coverage, readable, shortened, with_words, words_by_feature
 from flows.ranges import is_range, moment_text, parse_moment, parse_range
 from flows.text_table import text_table
-from online_models.contracts.ids import ModelName
+from online_models.contracts.ids import ModelName, hash64
+from online_models.drift.verdict import share
 from online_models.errors import SourceError
 from online_models.ports import FeatureWindowRow, WindowStore
 
@@ -22,6 +24,11 @@ CONTEXT_WINDOWS: Final = 60
 
 ALARMING: Final = ("drift", "unconfirmed", "seasonal")
 """Verdicts that ask for somebody's eyes, the gravest first."""
+
+MOST_RISEN: Final = 3
+"""Words that the reference hardly had which an alarm names."""
+
+_BUCKET: Final = re.compile(r"bucket (\d+) of (\d+)")
 
 HEADER: Final = (
     *("feature", "events", "coverage", "cardinality", "PSI", "KS", "p", "effect", "detectable", "verdict", "rank"),
@@ -68,6 +75,20 @@ def reports(store: WindowStore, windows: str, model: str | None = None, feature:
     return told
 
 
+def check_windows(windows: str) -> None:
+    """Refuse what names no windows, before a store is opened for it.
+
+    Raises
+    ------
+    SourceError
+        When it is not `latest`, a time or a range.
+    """
+    if is_range(windows):
+        parse_range(windows)
+    elif windows != LATEST:
+        parse_moment(windows)
+
+
 def _report(store: WindowStore, windows: str, model: ModelName, latest_ms: int, feature: str | None) -> Report:
     if is_range(windows):
         span = parse_range(windows)
@@ -79,7 +100,49 @@ def _report(store: WindowStore, windows: str, model: ModelName, latest_ms: int, 
         length_ms = min((row.window_end_ms - row.window_start_ms for row in rows), default=0)
         context = store.feature_windows(model, end_ms - CONTEXT_WINDOWS * length_ms, end_ms, feature) if rows else []
     words = words_by_feature(store.feature_words(model))
-    return Report(model, [with_words(row, words) for row in rows], [with_words(row, words) for row in context])
+    return Report(model, [told(row, words) for row in rows], [told(row, words) for row in context])
+
+
+def told(row: FeatureWindowRow, words: Words) -> FeatureWindowRow:
+    """The row with words for bucket numbers; an alarm also names what the reference counts among all other words.
+
+    Without it, one new word that everybody uses would only show as `all other words` that rose.
+    """
+    named = with_words(row, words)
+    if row.verdict not in ALARMING or not (risen := risen_words(row, words)):
+        return named
+    listed = ", ".join(f"'{shortened(text)}' {share(part)}" for text, part in risen[:MOST_RISEN])
+    return replace(named, why=f"{named.why}; not among the reference's frequent words: {listed}")
+
+
+def risen_words(row: FeatureWindowRow, words: Words) -> list[tuple[str, float]]:
+    """Words without a bin of their own in the reference that are now as frequent as some that have one: (word, share).
+
+    row : whose bins are still told by bucket numbers
+
+    >>> row = FeatureWindowRow("m", 0, 1, "word", "categorical", None, 9, 0, "drift", heavy=((hash64("new") >> 32, 60),),
+    ...     bins=("bucket 2 of 8", "other", "missing"), counts=(40, 60, 0), reference=(50, 50, 0))
+    >>> risen_words(row, {"word": {hash64("new") >> 32: "new"}})
+    [('new', 0.6)]
+    """
+    total, then = sum(row.counts) - sum(row.counts[-1:]), sum(row.reference)
+    own = {
+        int(found[1]): (int(found[2]), count / max(then, 1))
+        for label, count in zip(row.bins, row.reference, strict=False)
+        if (found := _BUCKET.fullmatch(label))
+    }
+    if not own or not total:
+        return []
+    buckets, floor = next(iter(own.values()))[0], min(part for _, part in own.values())
+    texts = words.get(row.feature, {})
+    risen = []
+    for mark, count in row.heavy:
+        text = texts.get(mark)
+        # A cross has another hash than its text; which bucket it is in cannot be told
+        known = text is not None and hash64(text) >> 32 == mark
+        if known and text is not None and hash64(text) % buckets not in own and count / total > floor:
+            risen.append((text, count / total))
+    return sorted(risen, key=lambda each: (-each[1], each[0]))
 
 
 def text_of(report: Report) -> str:
@@ -89,10 +152,10 @@ def text_of(report: Report) -> str:
     parts = []
     for start_ms in starts:
         rows = [row for row in report.rows if (row.window_start_ms, row.window_end_ms) == (start_ms, last_ms)]
-        against = f"against {rows[0].champion}" if rows[0].champion else "without a champion"
         span = f"{moment_text(start_ms)} to {moment_text(last_ms)}"
         parts.append(
-            f"{report.model}: window {span}, {against}\n" + text_table(HEADER, [cells(row) for row in urgent(rows)])
+            f"{report.model}: window {span}, {against(rows)}\n"
+            + text_table(HEADER, [cells(row) for row in urgent(rows)])
         )
     alarms = [row for row in report.rows if row.verdict in ALARMING]
     ends = len({row.window_end_ms for row in report.rows})
@@ -102,6 +165,13 @@ def text_of(report: Report) -> str:
     else:
         parts.append(f"No drift in {counted(ends, 'window')}.")
     return "\n\n".join(parts)
+
+
+def against(rows: Sequence[FeatureWindowRow]) -> str:
+    """What rows of one window were compared with."""
+    if rows[-1].champion:
+        return f"against {rows[-1].champion}"
+    return "against the first part of the stream" if any(row.reference for row in rows) else "without a reference"
 
 
 def urgent(rows: Sequence[FeatureWindowRow]) -> list[FeatureWindowRow]:
@@ -124,7 +194,7 @@ def cells(row: FeatureWindowRow) -> list[str]:
         number(row.effect, "{:.4f}"),
         number(row.detectable, "{:.4f}"),
         row.verdict,
-        number(row.rank, "{:d}"),
+        number(row.rank if row.information else None, "{:d}"),
     ]
 
 

@@ -3,6 +3,7 @@
 Every `_seconds` here is event time unless its name says `wall`.
 """
 
+import hashlib
 from typing import Any, ClassVar, Final, Literal, Self
 
 import msgspec
@@ -10,10 +11,14 @@ from pydantic import Field, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from online_models.contracts.events import MAX_LINE_BYTES, EventType, timestamp_ms
-from online_models.contracts.features import DEFAULT_FEATURES, FeatureSpec
+from online_models.contracts.features import DEFAULT_FEATURES, FeatureSpec, spec_hash
+from online_models.drift.calibration import MIN_PANES
+from online_models.drift.measure import DETECTORS
 from online_models.drift.policy import Policy
 from online_models.settings import Settings
+from online_models.sketches import Layout
 
+COMPONENTS: Final = ("recommender", "llm")
 VW_FIELDS: Final = ("event_id", "user_id", "item_id", "ts", "domain", "type")
 
 
@@ -99,10 +104,10 @@ class FlowSettings(Settings):
     rank_pairs: int = Field(8, ge=0)
     rank_half_life_seconds: int = Field(604_800, gt=0)
     baseline_seconds: int = Field(0, ge=0)
-    policies: dict[str, Policy] = Field(default_factory=dict)
+    policies: dict[str, dict[str, Any]] = Field(default_factory=dict)
     embeddings: bool = True
     interactions: bool = True
-    chunk_bytes: int = Field(512 * 1024, gt=0)
+    chunk_bytes: int = Field(2 * 1024 * 1024, gt=0)
     table_rows: int = Field(32_768, gt=0, le=32_768)
     vw_fields: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     vw_numbers: tuple[str, ...] = ()
@@ -120,6 +125,13 @@ class FlowSettings(Settings):
             raise ValueError(f"vw_fields: expected {', '.join(VW_FIELDS)}; got {', '.join(sorted(unknown))}")
         if self.vw_start:
             timestamp_ms(self.vw_start)
+        if len(set(self.longer_windows_seconds)) < len(self.longer_windows_seconds):
+            raise ValueError(f"longer_windows_seconds: expected distinct lengths, got {self.longer_windows_seconds}")
+        if 0 < self.baseline_seconds < MIN_PANES * self.pane_seconds:
+            raise ValueError(
+                f"baseline_seconds {self.baseline_seconds}: expected at least {MIN_PANES} panes of {self.pane_seconds} s, "
+                "from which it is learned what is usual"
+            )
         if both := set(self.rank_positive) & set(self.rank_negative):
             raise ValueError(f"rank_positive and rank_negative share {', '.join(sorted(both))}")
         if self.dedupe_capacity % 2:
@@ -129,12 +141,31 @@ class FlowSettings(Settings):
     @field_validator("features", mode="before")
     @classmethod
     def _feature_tables(cls, tables: Any) -> Any:
+        for table in tables:
+            if isinstance(table, dict) and (unknown := set(table) - set(FeatureSpec.__struct_fields__)):
+                raise ValueError(f"feature {table.get('name', '')!r}: unknown key {', '.join(sorted(unknown))}")
         return msgspec.convert(tables, tuple[FeatureSpec, ...])
 
-    @field_validator("policies", mode="before")
-    @classmethod
-    def _policy_tables(cls, tables: Any) -> Any:
-        return msgspec.convert(tables, dict[str, Policy])
+    @model_validator(mode="after")
+    def _declared_well(self) -> Self:
+        for domain in sorted({"", *(domain for spec in self.features for domain in spec.domains)}):
+            Layout(self.specs(domain))
+        for component in self.policies:
+            if component not in COMPONENTS and component not in self.policy_matrix:
+                raise ValueError(f"policies: no feature has the component {component!r}")
+            policy = self.policy(component)
+            if unknown := {*policy.weights, *policy.thresholds} - set(DETECTORS):
+                raise ValueError(
+                    f"policies.{component}: expected {', '.join(DETECTORS)}; got {', '.join(sorted(unknown))}"
+                )
+        return self
+
+    @property
+    def monitoring_hash(self) -> str:
+        """Of all that the state of windows, baselines and ranks depends on: under another one it cannot be read on."""
+        told = (self.profile, self.pane_seconds, self.lengths, self.rank_positive, self.rank_negative)
+        ranked = (self.rank_pairs, self.rank_half_life_seconds, self.baseline_seconds)
+        return hashlib.sha256(f"{spec_hash(self.features)}|{told}|{ranked}".encode()).hexdigest()
 
     @property
     def pane_seconds(self) -> int:
@@ -156,7 +187,7 @@ class FlowSettings(Settings):
 
     def policy(self, component: str) -> Policy:
         """How a component's features are judged."""
-        return self.policies.get(component, Policy(min_events=self.min_window_events))
+        return msgspec.convert({"min_events": self.min_window_events, **self.policies.get(component, {})}, Policy)
 
     def specs(self, domain: str) -> tuple[FeatureSpec, ...]:
         """The features that a domain has."""

@@ -18,6 +18,7 @@ from flows.arrow_columns import (
     is_word_list,
     list_parts,
     numbers_of,
+    plain_numbers,
     texts_of,
     usual,
     valid_of,
@@ -56,7 +57,11 @@ class _Fields:
     def __init__(self, batch: pa.RecordBatch, bounds: TimeBounds) -> None:
         self.suspect = np.zeros(batch.num_rows, np.bool_)
         self.domains: dict[str, int] = {}
-        self._columns = {name: usual(batch.column(name)) for name in batch.schema.names}
+        self._columns = {
+            name: usual(column)
+            for name, column in zip(batch.schema.names, batch.columns, strict=True)
+            if not name.startswith(FEATURE_PREFIX)
+        }
         self.event_hash = self._event_hashes()
         self.user_hash = self._id_hashes("user_id")
         self.item_hash = self._id_hashes("item_id")
@@ -296,7 +301,7 @@ def unusable(column: pa.Array) -> Bools:
         return texts.anywhere(texts.unusable())
     if is_word_list(column.type):
         return _unusable_lists(column)
-    numbers = numbers_of(column)
+    numbers = plain_numbers(column)
     if numbers is None:
         return present(column)
     finite = np.isfinite(numbers)

@@ -10,6 +10,7 @@
 """
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
@@ -37,21 +38,25 @@ class TableReader:
     def __init__(self, path: Path, offset: int, limits: Limits) -> None:
         self._path = str(path)
         self._offset = offset
-        self._row = 0  # rows passed so far: where damage, if any, is
+        self._row = 0  # rows decoded so far: where damage, if any, is
         self._ended = False
         self._most_rows = min(limits.rows or limits.table_rows, MOST_TABLE_ROWS)
         self._file = pa.OSFile(self._path)
-        self._batches = self._parquet() if path.suffix.lower() == ".parquet" else self._ipc()
+        self._batches = self._counted(self._parquet() if path.suffix.lower() == ".parquet" else self._ipc())
+        # One batch is decoded ahead: Arrow needs no interpreter for that.
+        self._ahead = ThreadPoolExecutor(1, "read-ahead")
+        self._coming = self._ahead.submit(next, self._batches, None)
 
     def read(self) -> Piece | None:
         """The next piece, or None at the end."""
         if self._ended:
             return None
         try:
-            for batch in self._batches:
-                first, self._row = self._row, self._row + batch.num_rows
+            while (found := self._coming.result()) is not None:
+                self._coming = self._ahead.submit(next, self._batches, None)
+                first, batch = found
                 if first >= self._offset:
-                    return Piece(Table(batch, first), self._row)
+                    return Piece(Table(batch, first), first + batch.num_rows)
         except (pa.ArrowException, OSError) as error:
             if isinstance(error, OSError) and error.errno is not None:
                 raise
@@ -61,6 +66,7 @@ class TableReader:
 
     def close(self) -> None:
         """Close the file."""
+        self._ahead.shutdown()
         self._file.close()
 
     def _damage(self, reason: str) -> Piece | None:
@@ -70,6 +76,12 @@ class TableReader:
             return None
         refused = reject(f"table is corrupt: {reason}", self._path, self._row, b"")
         return Piece(Rows([], []), self._row + 1, (refused,))
+
+    def _counted(self, batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[int, pa.RecordBatch]]:
+        """Batches with the number of their first row."""
+        for batch in batches:
+            first, self._row = self._row, self._row + batch.num_rows
+            yield first, batch
 
     def _parquet(self) -> Iterator[pa.RecordBatch]:
         table = open_parquet(self._file)

@@ -1,7 +1,8 @@
 """When drift becomes a retrain job, and why it sometimes does not: a pure step function.
 
 - Hysteresis: a composite alarm must stand in several windows in a row, and calm windows must follow before the next.
-- A fall of hit rate or CTR triggers alone.
+- A fall of hit rate or CTR triggers alone, and only the cooldown of another such fall holds it back: users who turn away must
+  not wait because a feature moved before.
 - A drift that never calms triggers again after twice the cooldown: the last retrain did not cure it.
 - A signal may ask to wait (`settle_ms`): its trigger comes with the first signal after that, drifting or not.
 - Cooldown and a budget per UTC day bound the rate; both run on event time, so a replay decides the same.
@@ -34,6 +35,7 @@ class Signal:
 
     alone : needs no second window to count
     settle_ms : event time to let pass before its job, so that there is something new to learn from
+    outcome : a fall of hit rate or CTR, which only another such fall holds back
     """
 
     model: ModelName
@@ -44,6 +46,7 @@ class Signal:
     alone: bool
     reason: str
     settle_ms: int = 0
+    outcome: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +57,7 @@ class TriggerState:
     calm: int = 0
     armed: bool = True
     last_trigger_ms: int | None = None
+    last_fall_ms: int | None = None
     day: int = 0
     spent: int = 0
     waiting: Signal | None = None
@@ -91,7 +95,7 @@ def step(state: TriggerState, signal: Signal, policy: TriggerPolicy) -> tuple[Tr
     decisions: list[Decision] = []
     waiting = state.waiting
     if waiting is not None and signal.window_end_ms >= waiting.window_end_ms + waiting.settle_ms:
-        state = replace(_spend(state, signal.window_end_ms, waiting.alone), waiting=None)
+        state = replace(_spend(state, signal.window_end_ms, waiting), waiting=None)
         decisions.append(Trigger(waiting))
     if not signal.drifted:
         return state, decisions
@@ -100,16 +104,17 @@ def step(state: TriggerState, signal: Signal, policy: TriggerPolicy) -> tuple[Tr
     if signal.settle_ms:
         reason = f"waiting {signal.settle_ms // 1000} s of event time for something to learn from"
         return replace(state, waiting=signal), [*decisions, Suppressed(signal, reason)]
-    return _spend(state, signal.window_end_ms, signal.alone), [*decisions, Trigger(signal)]
+    return _spend(state, signal.window_end_ms, signal), [*decisions, Trigger(signal)]
 
 
-def _spend(state: TriggerState, now_ms: int, alone: bool) -> TriggerState:
+def _spend(state: TriggerState, now_ms: int, signal: Signal) -> TriggerState:
     """One trigger fewer for this day, and the cooldown begins."""
     day = now_ms // DAY_MS
     return replace(
         state,
-        armed=state.armed and alone,
+        armed=state.armed and signal.alone,
         last_trigger_ms=max(now_ms, state.last_trigger_ms or now_ms),
+        last_fall_ms=max(now_ms, state.last_fall_ms or now_ms) if signal.outcome else state.last_fall_ms,
         day=day,
         spent=1 + (state.spent if state.day == day else 0),
     )
@@ -129,7 +134,8 @@ def _reason_to_wait(state: TriggerState, signal: Signal, policy: TriggerPolicy) 
         return f"the trigger of {state.waiting.detector} is waiting already"
     if not signal.alone and state.drifting < policy.hysteresis:
         return f"hysteresis: {state.drifting} of {policy.hysteresis} drifting windows in a row"
-    waited = signal.window_end_ms - state.last_trigger_ms if state.last_trigger_ms is not None else None
+    last_ms = state.last_fall_ms if signal.outcome else state.last_trigger_ms
+    waited = signal.window_end_ms - last_ms if last_ms is not None else None
     if waited is not None and waited < policy.cooldown_ms:
         return f"cooldown: {waited // 1000} s of {policy.cooldown_ms // 1000} s since the last trigger"
     if not signal.alone and not state.armed and waited is not None and waited < 2 * policy.cooldown_ms:

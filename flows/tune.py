@@ -19,11 +19,12 @@ import msgspec
 from flows.admission import Admitted
 from flows.combine import Combine, Plans
 from flows.drift import Judge
-from flows.feature_rows import Words, with_words
+from flows.feature_rows import Words
 from flows.live import Reference
 from flows.offline import Log, Tallied, batches
 from flows.profiles import profiles_of
 from flows.ranges import BEGINNING, TimeRange, is_range, moment_text, parse_moment, parse_range
+from flows.reports import told
 from flows.settings import FlowSettings
 from flows.text_table import text_table
 from flows.triggers import Signal, Suppressed, TriggerPolicy, TriggerState, step
@@ -37,6 +38,8 @@ from online_models.ports import FeatureWindowRow
 
 REFERENCE_SHARE: Final = 0.3
 """Part of a log's event time that is its reference unless another is asked for."""
+
+NO_VERDICT: Final = (Verdict.INCONCLUSIVE.value, "unjudged")
 
 TRIGGER: Final = "trigger"
 """Name of the table of a set that holds its trigger rules instead of a component's policy."""
@@ -88,7 +91,10 @@ class Asked:
 
 @dataclass(slots=True)
 class Outcome:
-    """What one set would have done on the log."""
+    """What one set would have done on the log.
+
+    windows : in which at least one feature had enough events for a verdict
+    """
 
     name: str
     windows: int = 0
@@ -104,7 +110,7 @@ class Outcome:
 def usual_sets(settings: FlowSettings, components: Sequence[str]) -> list[PolicySet]:
     """What is shipped (or set), what is published, and both directions from the former."""
     rules = TriggerPolicy(settings.hysteresis_windows, settings.cooldown_seconds * 1000, settings.daily_budget)
-    ours = {name: settings.policies.get(name, Policy()) for name in components}
+    ours = {name: settings.policy(name) for name in components}
     published = Policy(rule="two_of_three", calibrated=False, confirm=False)
     stricter = {name: _changed(each, q=each.q / 10, effect=5 * each.effect) for name, each in ours.items()}
     looser = {
@@ -160,11 +166,11 @@ def reference_span(text: str | None, log: Log, settings: FlowSettings, bounds: T
     if text is not None and is_range(text):
         return parse_range(text)
     share = REFERENCE_SHARE if text is None else _share(text)
-    start_ms, end_ms = 2**62, BEGINNING
-    for batch in batches(log, bounds, settings.dedupe_capacity, Tallied()):
+    start_ms, end_ms, tally = 2**62, BEGINNING, Tallied()
+    for batch in batches(log, bounds, settings.dedupe_capacity, tally):
         start_ms, end_ms = min(start_ms, int(batch.ts_ms.min())), max(end_ms, int(batch.ts_ms.max()))
     if start_ms > end_ms:
-        raise SourceError(f"{log}: no acceptable event")
+        raise tally.nothing(log)
     pane_ms = settings.pane_seconds * 1000
     # up to a pane's end, so that no window is half reference
     return TimeRange(start_ms, -(-(start_ms + round(share * (end_ms - start_ms))) // pane_ms) * pane_ms)
@@ -213,7 +219,7 @@ def _windows(
     """The log's windows as they close; `words` learns the frequent words on the way."""
     plans, windows = Plans(settings), windows_of(settings)
     combine = Combine(settings, plans, None)
-    for batch in batches(log, bounds, settings.dedupe_capacity, Tallied()):
+    for batch in batches(log, bounds, settings.dedupe_capacity, Tallied(), settings.features):
         delta = combine(Admitted("log", batch, [], []))
         for word in delta.words:
             words.setdefault(word.model, {}).setdefault(word.feature, {})[word.fingerprint] = word.text
@@ -232,7 +238,9 @@ class _Trial:
     ) -> None:
         self.outcome = Outcome(tried.name)
         self._rules = tried.trigger
-        self._settings = settings.model_copy(update={"policies": dict(tried.policies), "baseline_seconds": 0})
+        self._settings = settings.model_copy(
+            update={"policies": msgspec.to_builtins(dict(tried.policies)), "baseline_seconds": 0}
+        )
         self._plans = Plans(self._settings)
         self._references = references
         self._words = words
@@ -247,9 +255,9 @@ class _Trial:
         if model not in self._judges:
             self._judges[model] = Judge(model, self._settings, self._plans)
         scored = self._judges[model].add(window, self._references[model])
-        self.outcome.windows += 1
+        self.outcome.windows += any(row.verdict not in NO_VERDICT for row in scored.features)
         self._numbers[model, window.end_ms - window.start_ms] += 1
-        drifted = [with_words(row, self._words[model]) for row in scored.features if row.verdict == Verdict.DRIFT]
+        drifted = [told(row, self._words[model]) for row in scored.features if row.verdict == Verdict.DRIFT]
         number = self._numbers[model, window.end_ms - window.start_ms]
         self.outcome.alarms += [_alarm(row, number) for row in drifted]
         self._decide(scored.signal, tuple(row.feature for row in drifted))
@@ -301,13 +309,15 @@ def text_of(outcomes: Sequence[Outcome], span: TimeRange) -> str:
     ]
     parts = [f"reference: {span}", text_table(header, rows)]
     for each in outcomes:
-        lines = [_episode_text(episode) for episode in episodes(each.alarms)]
+        lines = [episode_text(episode) for episode in episodes(each.alarms)]
         lines += [_asked_text(list(run)) for _, run in itertools.groupby(each.decisions, key=_kind)]
-        parts.append(f"{each.name}:\n" + ("\n".join(sorted(lines)) or "no alarm"))
+        calm = "no alarm" if each.windows else "no window held enough events for a verdict"
+        parts.append(f"{each.name}:\n" + ("\n".join(sorted(lines)) or calm))
     return "\n\n".join(parts)
 
 
-def _episode_text(episode: Sequence[Alarm]) -> str:
+def episode_text(episode: Sequence[Alarm]) -> str:
+    """When an episode began and ended, and its strongest alarm."""
     first, worst = episode[0], max(episode, key=lambda alarm: alarm.effect)
     many = f" ({len(episode)} windows until {episode[-1].window_end}; at its strongest)" if len(episode) > 1 else ""
     return f"{first.window_end}  {first.model}  alarm       {worst.why}{many}"

@@ -7,9 +7,12 @@
 - Sketches are vectors of integers that merge by + or max: no split of the stream over chunks or processes changes a bit.
 """
 
+import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import reduce
 from typing import Any, Final
 
 import bytewax.operators as op
@@ -23,6 +26,8 @@ from online_models.contracts.ids import ModelName
 from online_models.information import Joint
 from online_models.ports import FeatureWord
 from online_models.sketches import Sketches
+
+log: Final = logging.getLogger(__name__)
 
 SCHEMA: Final = 2
 
@@ -83,6 +88,27 @@ class Pane:
         return {tag: sketches for (owner, tag), sketches in self.sketches.items() if owner == domain}
 
 
+class Merged(Mapping[str, Sketches]):
+    """Sketches by plan tag of several panes together, each added up when it is asked for: most quiet windows never are."""
+
+    def __init__(self, panes: Sequence[Mapping[str, Sketches]]) -> None:
+        self._panes = panes
+
+    def __getitem__(self, tag: str) -> Sketches:
+        if tag not in self:
+            raise KeyError(tag)
+        return reduce(Sketches.merged, [pane[tag] for pane in self._panes if tag in pane])
+
+    def __contains__(self, tag: object) -> bool:
+        return any(tag in pane for pane in self._panes)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(dict.fromkeys(tag for pane in self._panes for tag in pane))
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
+
+
 @dataclass(frozen=True, slots=True)
 class Length:
     """Windows of `panes` panes, of which one ends every `hop` panes."""
@@ -108,6 +134,7 @@ class Windows:
         self.pane_ms = pane_ms
         self.lengths = tuple(lengths)
         self._longest = max(each.panes for each in lengths)
+        self._shortest = min(each.panes for each in lengths)
         self.lateness_ms = lateness_ms
         self.idle_seconds = idle_seconds
         self.progress = Progress()
@@ -118,6 +145,8 @@ class Windows:
 
     def add(self, delta: WindowDelta, now: float) -> list[ClosedWindow]:
         """Take a chunk's delta in; returns the windows that it closes, oldest first. `now`: monotonic wall seconds."""
+        for partition in self._newest:  # after a restart: silent from now on, should it have gone
+            self._heard.setdefault(partition, now)
         late = sum(self._add_pane(pane, pane_delta) for pane, pane_delta in delta.panes.items())
         if delta.max_ts_ms is not None:
             self._newest[delta.partition] = max(self._newest.get(delta.partition, 0), delta.max_ts_ms)
@@ -136,13 +165,12 @@ class Windows:
         return closed
 
     def _add_pane(self, pane: int, delta: PaneDelta) -> int:
-        """Returns how many events came too late."""
+        """Returns how many events came too late for the shortest of their windows; longer ones may still hold them."""
         if self._next_end is None or (self.progress.windows == 0 and pane + 1 < self._next_end):
             self._next_end = pane + 1
-        if pane < self._next_end - self._longest:
-            return sum(delta.events.values())
-        self._panes.setdefault(pane, Pane()).add(delta)
-        return 0
+        if pane >= self._next_end - self._longest:
+            self._panes.setdefault(pane, Pane()).add(delta)
+        return sum(delta.events.values()) if pane < self._next_end - self._shortest else 0
 
     def _watermark_ms(self, now: float) -> int:
         live = [
@@ -166,26 +194,24 @@ class Windows:
         return closed
 
     def _window(self, length: Length, end: int) -> list[ClosedWindow]:
-        total, newest = Pane(), self._panes.get(end - 1, Pane())
-        for pane in range(end - length.panes, end):
-            if pane in self._panes:
-                total.add(
-                    replace(self._panes[pane], joint={})
-                )  # pairs differ from pane to pane, so these do not add up
+        panes = [self._panes[pane] for pane in range(end - length.panes, end) if pane in self._panes]
+        newest, events = self._panes.get(end - 1, Pane()), Counter[str]()
+        for pane in panes:
+            events.update(pane.events)
         return [
             ClosedWindow(
                 ModelName(domain),
                 (end - length.panes) * self.pane_ms,
                 end * self.pane_ms,
-                events,
-                total.of(domain),
+                count,
+                Merged([pane.of(domain) for pane in panes]),
                 newest.of(domain),
                 newest.events.get(domain, 0),
                 newest.joint.get(domain),
                 self.pane_ms,
                 length.hop * self.pane_ms,
             )
-            for domain, events in sorted(total.events.items())
+            for domain, count in sorted(events.items())
         ]
 
     def snapshot(self) -> tuple[Any, ...]:
@@ -218,10 +244,11 @@ Found = ClosedWindow | FeatureWord | Progress
 
 
 class WindowLogic(StatefulBatchLogic[WindowDelta, Found, tuple[Any, ...]]):
-    """The Bytewax shell around `Windows`."""
+    """The Bytewax shell around `Windows`. Its snapshot says under which settings it was made."""
 
-    def __init__(self, windows: Windows) -> None:
+    def __init__(self, windows: Windows, monitoring_hash: str) -> None:
         self._windows = windows
+        self._monitoring_hash = monitoring_hash
 
     def on_batch(self, values: list[WindowDelta]) -> tuple[list[Found], bool]:
         found: list[Found] = []
@@ -231,7 +258,18 @@ class WindowLogic(StatefulBatchLogic[WindowDelta, Found, tuple[Any, ...]]):
         return [*found, self._windows.progress], False
 
     def snapshot(self) -> tuple[Any, ...]:
-        return self._windows.snapshot()
+        return (self._monitoring_hash, self._windows.snapshot())
+
+
+def usable(resume: tuple[Any, ...] | None, settings: FlowSettings, step: str) -> Any:
+    """The state of a resumed step, or None where it was made under other features or windows: it starts afresh then."""
+    if resume is None:
+        return None
+    made_under, state = resume
+    if made_under != settings.monitoring_hash:
+        log.warning("state_dropped step=%s reason=features, windows or ranking have changed", step)
+        return None
+    return state
 
 
 def windows_of(settings: FlowSettings) -> Windows:
@@ -252,9 +290,9 @@ def close_windows(
 
     def build(resume: tuple[Any, ...] | None) -> WindowLogic:
         windows = windows_of(settings)
-        if resume is not None:
-            windows.restore(resume)
-        return WindowLogic(windows)
+        if (state := usable(resume, settings, "windows")) is not None:
+            windows.restore(state)
+        return WindowLogic(windows, settings.monitoring_hash)
 
     # One key for all features: a key per feature was measured at 3-10 us an item.
     deltas = op.map("combine", up, lambda admitted: ("hist:0", combine(admitted)))

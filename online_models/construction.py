@@ -26,6 +26,9 @@ FEATURES: Final = "features."
 TOKENS: Final = "tokens:features."
 EMBEDDINGS: Final = ("embedding.user.", "embedding.item.")
 
+CLOCK: Final = ("hour", "minute", "weekday")
+"""Sources whose numbers are as good as words: a categorical feature takes them as they are."""
+
 _HOUR_MS: Final = 3_600_000
 _DAY_MS: Final = 86_400_000
 _TOKEN: Final = re.compile(r"\w+")
@@ -89,7 +92,7 @@ def construct(spec: FeatureSpec, observed: Observed) -> Column:
     """The column of a declared feature, of all n events whatever their type.
 
     A categorical feature has one word an event: an event with several has no value. With `edges` its numbers become
-    the word of the half-open bucket they fall in.
+    the word of the half-open bucket they fall in; those of a clock are words in any case.
 
     Raises
     ------
@@ -103,7 +106,11 @@ def construct(spec: FeatureSpec, observed: Observed) -> Column:
         case FeatureKind.NUMERIC | FeatureKind.MULTI_VALUED:
             return column
         case FeatureKind.CATEGORICAL:
-            return _single(_bucketed(column, spec.edges) if spec.edges else column)
+            if spec.edges:
+                column = _bucketed(column, spec.edges)
+            elif spec.source in CLOCK:
+                column = _as_words(column)
+            return _single(column)
         case _:
             assert_never(spec.kind)
 

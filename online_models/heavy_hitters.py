@@ -8,7 +8,7 @@ what's not").
   Mitzenmacher 2011), so that two frequent words in one group are both found.
 """
 
-from collections.abc import Iterable
+from collections.abc import Container
 from typing import Final
 
 import numpy as np
@@ -162,7 +162,7 @@ def _take_out(table: Counters, fingerprint: np.uint64, count: int) -> None:
 
 
 def new_heavy_words(
-    column: Column, known: Iterable[int] = (), share: float = SHARE, rows: npt.NDArray[np.bool_] | None = None
+    column: Column, known: Container[int] = (), share: float = SHARE, rows: npt.NDArray[np.bool_] | None = None
 ) -> dict[int, str]:
     """Texts of the words that are frequent in a batch and not known yet, by fingerprint.
 
@@ -178,15 +178,37 @@ def new_heavy_words(
     >>> new_heavy_words(column, known={9})
     {7: 'a'}
     """
-    places = np.arange(len(column.words))
-    if rows is not None:
-        places = places[rows if column.word_rows is None else rows[column.word_rows]]
-    places = places[:: max(len(places) // _SAMPLE, 1)]
-    fingerprints, first, counts = np.unique(
-        column.words[places] >> np.uint64(32), return_index=True, return_counts=True
-    )
+    if rows is None:
+        step = max(len(column.words) // _SAMPLE, 1)
+        words = column.words[::step]
+    else:
+        places = np.flatnonzero(rows if column.word_rows is None else rows[column.word_rows])
+        step = max(len(places) // _SAMPLE, 1)
+        places = places[::step]
+        words = column.words[places]
     # half of the share: a frequent word may come less often in the sample by chance
-    frequent = counts >= max(share * len(places) / 2, 1)
-    seen = frozenset(known)
-    pairs = zip(fingerprints[frequent].tolist(), places[first[frequent]].tolist(), strict=True)
-    return {fingerprint: column.text(place) for fingerprint, place in pairs if fingerprint not in seen}
+    found, first = _repeated(words, max(share * len(words) / 2, 1.0))
+    return {
+        fingerprint: column.text(place * step if rows is None else int(places[place]))
+        for fingerprint, place in sorted(zip(found.tolist(), first.tolist(), strict=True))
+        if fingerprint not in known
+    }
+
+
+@njit(cache=True, nogil=True)
+def _repeated(words: npt.NDArray[np.uint64], least: float) -> tuple[Fingerprints, Counters]:
+    """The fingerprints that `words` (n,) have at least so often, and the first place of each: an open-addressing table."""
+    slots = 2
+    while slots < 2 * words.size:
+        slots *= 2
+    first, counts = np.full(slots, -1, np.int64), np.zeros(slots, np.int64)
+    for place in range(words.size):
+        fingerprint = words[place] >> np.uint64(BITS)
+        slot = np.int64(fingerprint & np.uint64(slots - 1))
+        while first[slot] >= 0 and words[first[slot]] >> np.uint64(BITS) != fingerprint:
+            slot = (slot + 1) & (slots - 1)
+        if first[slot] < 0:
+            first[slot] = place
+        counts[slot] += 1
+    places = first[(counts > 0) & (counts >= least)]
+    return words[places] >> np.uint64(BITS), places

@@ -48,7 +48,8 @@ class Settings(BaseSettings):
         try:
             return cls(**{key: setting for key, setting in table.items() if key not in overridden})
         except ValidationError as error:
-            raise SettingsError(f"settings [{cls.section or 'penstock'}]: {error}") from error
+            wrong = "; ".join(f"{'.'.join(map(str, each['loc'])) or 'all'}: {each['msg']}" for each in error.errors())
+            raise SettingsError(f"settings [{cls.section or 'penstock'}]: {wrong}") from error
 
 
 class StoreSettings(Settings):
@@ -84,7 +85,7 @@ def section_of(config: Path, section: str) -> Mapping[str, Any]:
         return {}
     try:
         document = tomllib.loads(config.read_text())
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"{config}: not valid TOML: {error}") from error
     unknown = [key for key, entry in document.items() if isinstance(entry, dict) and key not in SECTIONS]
     if unknown:

@@ -3,58 +3,122 @@
 - All states of one set of features are three flat vectors. Integers merge by `+`, registers and extremes by maximum: merging is
   exactly associative and commutative, so any split of a stream over batches, panes, processes and restarts gives the same
   state to the bit.
-- A column at a time: its values become cells, which the ranking reads too, and then every sketch of it while it is in the cache.
+- A column at a time, and of numbers a block at a time: cells, histogram and moments while it is in the nearest cache. Where the
+  ranking reads the cells too, they are kept for all of the column; the state is the same to the bit.
 - A missing value has no entry and costs nothing: missing events are the events less those with a value.
 """
 
 import zlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import TypeVar, assert_never
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
 from online_models.cardinality import REGISTERS, add_words, cardinality
-from online_models.construction import Observed, check_source, construct
-from online_models.contracts.columns import Column, Rows
-from online_models.contracts.events import EVENT_TYPES, TYPE_CODES, EventType
+from online_models.construction import Observed, check_source
+from online_models.contracts.columns import Rows
+from online_models.contracts.events import EVENT_TYPES
 from online_models.contracts.features import FeatureKind, FeatureSpec
+from online_models.entries import Batch, among, count_numbers, entries_of, type_codes
+from online_models.entries import Coded as Coded
 from online_models.heavy_hitters import COUNTERS, add_fingerprints, heavy_words
-from online_models.histograms import (
-    MAX_CELLS,
-    Cells,
-    Counts,
-    bucket_cells,
-    count_cells,
-    edge_cells,
-    quantiles,
-    uniform_cells,
-)
+from online_models.histograms import MAX_CELLS, Cells, Counts, count_cells, count_words, quantiles
 from online_models.moments import SUMS, add_moments, mean_and_sd
+from online_models.panes import Cut
 
 Pane = npt.NDArray[np.integer]
-Chosen = npt.NDArray[np.bool_] | None
-"""Which events of a batch are of a feature's types, None when all are."""
 
-T = TypeVar("T", bound=np.generic)
+FEW: Final = 256
+"""A pane with fewer events is kept as their values."""
 
 
 @dataclass(frozen=True, slots=True)
-class Sketches:
-    """State of all features of a layout.
+class Slot:
+    """Where one feature's state lies: its first sum, register and row of extremes.
 
+    place : which feature of the layout; profile : as in `Layout`
+    lengths : how many sums, registers and rows of extremes
+    """
+
+    place: int
+    spec: FeatureSpec
+    profile: bool
+    sums: int
+    registers: int
+    extremes: int
+    lengths: tuple[int, int, int]
+
+    @property
+    def events(self) -> int:
+        """Place of the number of events."""
+        return self.sums + self.spec.cells + 3
+
+    @property
+    def numeric(self) -> bool:
+        """Whether its values are numbers, not words."""
+        return self.spec.kind is FeatureKind.NUMERIC
+
+    @property
+    def ends(self) -> tuple[int, int, int]:
+        """Where the next feature's state lies."""
+        sums, registers, extremes = self.lengths
+        return self.sums + sums, self.registers + registers, self.extremes + extremes
+
+
+_Vectors = tuple[npt.NDArray[np.int64], npt.NDArray[np.uint8], npt.NDArray[np.float64]]
+
+
+class Sketches:
+    """State of all features of a layout, or of one; immutable once it is filled.
+
+    Parameters
+    ----------
     sums : int64 (S,); registers : uint8 (R,)
     extremes : float64 (numeric features, 2), [max of -x, max of x], -inf where nothing came
     """
 
-    sums: npt.NDArray[np.int64]
-    registers: npt.NDArray[np.uint8]
-    extremes: npt.NDArray[np.float64]
+    __slots__ = ("_held",)
+
+    def __init__(
+        self, sums: npt.NDArray[np.int64], registers: npt.NDArray[np.uint8], extremes: npt.NDArray[np.float64]
+    ) -> None:
+        self._held = sums, registers, extremes
+
+    def vectors(self) -> _Vectors:
+        """Sums, registers and extremes."""
+        return self._held
+
+    @property
+    def sums(self) -> npt.NDArray[np.int64]:
+        """int64 (S,)."""
+        return self.vectors()[0]
+
+    @property
+    def registers(self) -> npt.NDArray[np.uint8]:
+        """uint8 (R,)."""
+        return self.vectors()[1]
+
+    @property
+    def extremes(self) -> npt.NDArray[np.float64]:
+        """float64 (numeric features, 2)."""
+        return self.vectors()[2]
+
+    def of(self, slot: Slot) -> "Sketches":
+        """The state of one feature."""
+        sums, registers, extremes = self.vectors()
+        end, end_registers, end_extremes = slot.ends
+        return Sketches(
+            sums[slot.sums : end],
+            registers[slot.registers : end_registers],
+            extremes[slot.extremes : end_extremes],
+        )
 
     def merged(self, other: "Sketches") -> "Sketches":
         """The state of the events of both."""
+        if isinstance(other, FewEvents):
+            return other.merged(self)
         return Sketches(
             self.sums + other.sums,
             np.maximum(self.registers, other.registers),
@@ -63,22 +127,59 @@ class Sketches:
 
     def packed(self) -> bytes:
         """The state as bytes, which `Layout.unpacked` reads; most counts are zero, so they are compressed."""
-        return zlib.compress(b"".join((self.sums.tobytes(), self.extremes.tobytes(), self.registers.tobytes())), 1)
+        sums, registers, extremes = self.vectors()
+        return zlib.compress(b"".join((sums.tobytes(), extremes.tobytes(), registers.tobytes())), 1)
 
 
-@dataclass(frozen=True, slots=True)
-class Slot:
-    """Where one feature's state lies: its first sum, register and row of extremes."""
+class FewEvents(Sketches):
+    """The state of a pane with few events, kept as their values: its vectors are made anew whenever they are asked for.
 
-    spec: FeatureSpec
-    sums: int
-    registers: int
-    extremes: int
+    A state of words takes 138 kB, be it of one word or of a million: a chunk that is spread over thousands of panes would
+    fill gigabytes. The values in all panes of a chunk together are never more than those of the chunk.
 
-    @property
-    def events(self) -> int:
-        """Place of the number of events."""
-        return self.sums + self.spec.cells + 3
+    Parameters
+    ----------
+    slots : of the layout
+    events : events of each feature's types
+    values : of the features that have any, by the place of their slot
+    """
+
+    __slots__ = ("_events", "_slots", "_values")
+
+    def __init__(self, slots: Sequence[Slot], events: Sequence[int], values: Mapping[int, "_Values"]) -> None:
+        self._slots = slots
+        self._events = events
+        self._values = values
+
+    def vectors(self) -> _Vectors:
+        """As in `Sketches`."""
+        return self._added_to(_empty(*self._slots[-1].ends if self._slots else (0, 0, 0))).vectors()
+
+    def of(self, slot: Slot) -> Sketches:
+        """As in `Sketches`."""
+        state = _empty(*slot.lengths)
+        state.sums[slot.events - slot.sums - 1 : slot.events - slot.sums + 1] = self._events[slot.place]
+        if slot.place in self._values:
+            _add(slot, state, self._values[slot.place])
+        return state
+
+    def merged(self, other: Sketches) -> Sketches:
+        """As in `Sketches`."""
+        sums, registers, extremes = other.vectors()
+        return self._added_to(Sketches(sums.copy(), registers.copy(), extremes.copy()))
+
+    def _added_to(self, state: Sketches) -> Sketches:
+        sums = state.sums
+        for slot, events in zip(self._slots, self._events, strict=True):
+            sums[slot.events - 1] += events  # all missing, until values are found
+            sums[slot.events] += events
+        for place, found in self._values.items():
+            _add(self._slots[place], state.of(self._slots[place]), found)
+        return state
+
+
+def _empty(sums: int, registers: int, extremes: int) -> Sketches:
+    return Sketches(np.zeros(sums, np.int64), np.zeros(registers, np.uint8), np.full((extremes, 2), -np.inf))
 
 
 class Layout:
@@ -97,6 +198,7 @@ class Layout:
     ValueError
         When a source is unknown, a range or edges are empty, there are too many cells, or a name comes twice.
 
+    >>> from online_models.contracts.events import EventType
     >>> layout = Layout([FeatureSpec("n", FeatureKind.NUMERIC, "value", (EventType.CLICK,), bins=4)])
     >>> len(layout.empty().sums), layout.state(layout.empty(), "n").counts.tolist()
     (11, [0, 0, 0, 0, 0, 0, 0])
@@ -106,24 +208,17 @@ class Layout:
         self.specs = tuple(specs)
         self.profile = profile
         self.slots: dict[str, Slot] = {}
-        sums = registers = extremes = 0
-        for spec in specs:
+        self._shape = (0, 0, 0)
+        for place, spec in enumerate(specs):
             _check(spec)
-            self.slots[spec.name] = Slot(spec, sums, registers, extremes)
-            numeric = spec.kind is FeatureKind.NUMERIC
-            sums += spec.cells + 4
-            if profile:
-                sums += SUMS if numeric else COUNTERS
-                registers += 0 if numeric else REGISTERS
-                extremes += numeric
+            slot = self.slots[spec.name] = Slot(place, spec, profile, *self._shape, _lengths(spec, profile))
+            self._shape = slot.ends
         if len(self.slots) < len(self.specs):
             raise ValueError(f"expected distinct names of features, got {[spec.name for spec in specs]}")
-        self._shape = (sums, registers, extremes)
 
     def empty(self) -> Sketches:
         """The state of no events."""
-        sums, registers, extremes = self._shape
-        return Sketches(np.zeros(sums, np.int64), np.zeros(registers, np.uint8), np.full((extremes, 2), -np.inf))
+        return _empty(*self._shape)
 
     def unpacked(self, raw: bytes) -> Sketches:
         """The state in what `Sketches.packed` gave, to the bit.
@@ -149,7 +244,15 @@ class Layout:
 
     def state(self, sketches: Sketches, name: str) -> "FeatureState":
         """What is known of one feature; KeyError for one that is not in the layout."""
-        return FeatureState(self.slots[name], sketches, self.profile)
+        slot = self.slots[name]
+        return FeatureState(slot, sketches.of(slot))
+
+
+def _lengths(spec: FeatureSpec, profile: bool) -> tuple[int, int, int]:
+    counts = spec.cells + 4
+    if not profile:
+        return counts, 0, 0
+    return (counts + SUMS, 0, 1) if spec.kind is FeatureKind.NUMERIC else (counts + COUNTERS, REGISTERS, 0)
 
 
 def _check(spec: FeatureSpec) -> None:
@@ -169,24 +272,24 @@ def _range(spec: FeatureSpec) -> tuple[float, float]:
 
 
 class FeatureState:
-    """One feature's part of a `Sketches`, as people read it.
+    """The state of one feature, as people read it.
 
     spec : its declaration
     counts : int64 (cells + 3,), a view of the state: not to be changed
     """
 
-    def __init__(self, slot: Slot, sketches: Sketches, profile: bool) -> None:
+    def __init__(self, slot: Slot, state: Sketches) -> None:
         self.spec = slot.spec
-        self.counts: Counts = sketches.sums[slot.sums : slot.events]
-        self._slot = slot
-        self._sketches = sketches
-        self._numeric = slot.spec.kind is FeatureKind.NUMERIC
-        self._profile = profile
+        self.counts: Counts = state.sums[: slot.spec.cells + 3]
+        self._state = state
+        self._rest = state.sums[slot.spec.cells + 4 :]  # sums of moments or heavy words
+        self._numeric = slot.numeric
+        self._profile = slot.profile
 
     @property
     def events(self) -> int:
         """Events of the declared types."""
-        return int(self._sketches.sums[self._slot.events])
+        return int(self._state.sums[len(self.counts)])
 
     @property
     def missing(self) -> int:
@@ -213,8 +316,7 @@ class FeatureState:
     def _moments(self) -> tuple[float, float] | None:
         if not self._numeric or not self._profile or self.values == 0:
             return None
-        start = self._slot.events + 1
-        return mean_and_sd(self._sketches.sums[start : start + SUMS], self.values, *_range(self.spec))
+        return mean_and_sd(self._rest, self.values, *_range(self.spec))
 
     @property
     def minimum(self) -> float | None:
@@ -229,7 +331,7 @@ class FeatureState:
     def _extreme(self, which: int, sign: int) -> float | None:
         if not self._numeric or not self._profile or self.values == 0:
             return None
-        return sign * float(self._sketches.extremes[self._slot.extremes, which])
+        return sign * float(self._state.extremes[0, which])
 
     def quantiles(self, shares: Sequence[float]) -> tuple[float, ...]:
         """Quantiles of numbers, right to the width of a cell; none of words and when nothing came."""
@@ -247,74 +349,27 @@ class FeatureState:
         """Estimated number of distinct words; None of numbers and without a profile."""
         if self._numeric or not self._profile:
             return None
-        start = self._slot.registers
-        return cardinality(self._sketches.registers[start : start + REGISTERS])
+        return cardinality(self._state.registers)
 
     def heavy(self, k: int) -> list[tuple[int, int]]:
         """The k most frequent words as (fingerprint, count at most), see `heavy_hitters`; none of numbers."""
         if self._numeric or not self._profile:
             return []
-        start = self._slot.events + 1
-        return heavy_words(self._sketches.sums[start : start + COUNTERS], k)
-
-
-@dataclass(frozen=True, slots=True)
-class Coded:
-    """The present values of one feature as fine cells.
-
-    rows : int32 (k,) non-decreasing, the event of each value; None when every event has one, in order
-    cells : uint16 (k,); 0 under, 1..cells, cells + 1 over
-    """
-
-    rows: Rows | None
-    cells: Cells
-
-
-@dataclass(frozen=True, slots=True)
-class _Entries:
-    """The present values of one feature: as cells, and beside them (k,) the numbers or the words themselves."""
-
-    coded: Coded
-    numbers: npt.NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
-    words: npt.NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))
-
-
-class _Batch:
-    """What the features of a batch share: columns and choices of types are made once, however many features read them."""
-
-    def __init__(self, observed: Observed) -> None:
-        self._observed = observed
-        self._present = frozenset(np.flatnonzero(np.bincount(observed.type, minlength=len(EVENT_TYPES))).tolist())
-        self._columns: dict[tuple[object, ...], Column] = {}
-        self._chosen: dict[tuple[EventType, ...], Chosen] = {}
-
-    def column(self, spec: FeatureSpec) -> Column:
-        single = spec.kind is FeatureKind.CATEGORICAL
-        key = (spec.source, single, spec.edges if single else ())
-        if key not in self._columns:
-            self._columns[key] = construct(spec, self._observed)
-        return self._columns[key]
-
-    def chosen(self, types: tuple[EventType, ...]) -> Chosen:
-        if types not in self._chosen:
-            codes = _codes(types)
-            self._chosen[types] = None if self._present.issubset(codes) else np.isin(self._observed.type, codes)
-        return self._chosen[types]
-
-
-def _codes(types: Sequence[EventType]) -> list[int]:
-    return sorted({TYPE_CODES[kind] for kind in types})
+        return heavy_words(self._rest, k)
 
 
 def encode(layout: Layout, observed: Observed) -> list[Coded]:
     """The present values of each feature of a layout as cells, in its order; events of other types have none."""
-    batch = _Batch(observed)
-    return [_entries(spec, batch.column(spec), batch.chosen(spec.types)).coded for spec in layout.specs]
+    batch = Batch(observed, np.bincount(observed.type, minlength=len(EVENT_TYPES)) > 0)
+    return [entries_of(spec, batch.column(spec), batch.chosen(spec.types)).coded for spec in layout.specs]
 
 
 def sketch(layout: Layout, observed: Observed, pane: Pane, panes: int) -> list[Sketches]:
-    """The state of each pane, see `coded_sketch`."""
-    return coded_sketch(layout, observed, pane, panes)[0]
+    """The state of each pane, as `coded_sketch` gives it, straight from the values."""
+    filled = _Filled(layout, observed, pane, panes)
+    for slot in layout.slots.values():
+        filled.add(slot)
+    return filled.states
 
 
 def coded_sketch(layout: Layout, observed: Observed, pane: Pane, panes: int) -> tuple[list[Sketches], list[Coded]]:
@@ -329,109 +384,96 @@ def coded_sketch(layout: Layout, observed: Observed, pane: Pane, panes: int) -> 
     ValueError
         When a pane is out of range.
     """
-    if len(pane) and (pane.min() < 0 or pane.max() >= panes):
-        raise ValueError(f"expected panes in [0, {panes}), got {pane.min()} to {pane.max()}")
-    numbers = np.ascontiguousarray(pane, np.int64)
-    batch, cut = _Batch(observed), _Cut(numbers, panes)
-    # (panes, types), the events of each pane and type
-    events = np.bincount(numbers * len(EVENT_TYPES) + observed.type, minlength=panes * len(EVENT_TYPES)).reshape(
-        panes, -1
-    )
-    states, coded = [layout.empty() for _ in range(panes)], []
-    for slot in layout.slots.values():
-        entries = _entries(slot.spec, batch.column(slot.spec), batch.chosen(slot.spec.types))
-        coded.append(entries.coded)
-        for state, those in zip(states, events[:, _codes(slot.spec.types)].sum(1).tolist(), strict=True):
-            state.sums[slot.events] = state.sums[slot.events - 1] = those  # all missing, until values are found
-        for p, part in cut.parts(entries.coded.rows):
-            _add(slot, states[p], entries, part, layout.profile)
-    return states, coded
+    filled = _Filled(layout, observed, pane, panes)
+    coded = [filled.add_coded(slot) for slot in layout.slots.values()]
+    return filled.states, coded
 
 
-def _entries(spec: FeatureSpec, column: Column, chosen: Chosen) -> _Entries:
-    """What a column holds of the chosen events."""
-    match spec.kind:
-        case FeatureKind.NUMERIC:
-            rows, numbers = _among(column.number_rows, np.ascontiguousarray(column.numbers), chosen)
-            if spec.edges:
-                cells = edge_cells(numbers, np.array(spec.edges))
-            else:
-                cells = uniform_cells(numbers, spec.low, spec.high, spec.cells)
-            if (cells > spec.cells + 1).any():
-                places = np.flatnonzero(cells <= spec.cells + 1)
-                cells, numbers = cells[places], numbers[places]
-                rows = places.astype(np.int32) if rows is None else rows[places]
-            return _Entries(Coded(rows, cells), numbers=numbers)
-        case FeatureKind.CATEGORICAL | FeatureKind.MULTI_VALUED:
-            rows, words = _among(column.word_rows, np.ascontiguousarray(column.words), chosen)
-            return _Entries(Coded(rows, bucket_cells(words, spec.cells)), words=words)
-        case _:
-            assert_never(spec.kind)
+class _Filled:
+    """The states of a batch's panes, filled a feature at a time."""
 
+    def __init__(self, layout: Layout, observed: Observed, pane: Pane, panes: int) -> None:
+        self._cut = Cut(np.ascontiguousarray(pane, np.int64), panes)
+        self._events = self._cut.count(observed.type, len(EVENT_TYPES))
+        self._batch, self._slots = Batch(observed, self._events.sum(0) > 0), tuple(layout.slots.values())
+        few = np.flatnonzero(self._events.sum(1) < FEW).tolist()
+        self._kept: dict[int, dict[int, _Values]] = {p: {} for p in few}
+        # (slots, panes), events of each feature's types
+        told = [self._events[:, type_codes(slot.spec.types)].sum(1).tolist() for slot in self._slots]
+        self.states: list[Sketches] = []
+        for p in range(panes):
+            state = FewEvents(self._slots, [of_pane[p] for of_pane in told], self._kept.get(p, {}))
+            self.states.append(state if p in self._kept else Sketches(*state.vectors()))
 
-def _among(rows: Rows | None, values: npt.NDArray[T], chosen: Chosen) -> tuple[Rows | None, npt.NDArray[T]]:
-    """The entries of the chosen events."""
-    if chosen is None:
-        return rows, values
-    places = np.flatnonzero(chosen if rows is None else chosen[rows])
-    return places.astype(np.int32) if rows is None else rows[places], values[places]
-
-
-@njit(cache=True, nogil=True)
-def _by_pane(pane: npt.NDArray[np.int64], panes: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """A counting sort: the places of each pane in order, and where each pane starts among them (panes + 1,)."""
-    starts = np.zeros(panes + 2, np.int64)
-    for i in range(pane.size):
-        starts[pane[i] + 2] += 1
-    for p in range(1, panes + 2):
-        starts[p] += starts[p - 1]
-    places = np.empty(pane.size, np.int64)
-    for i in range(pane.size):
-        places[starts[pane[i] + 1]] = i
-        starts[pane[i] + 1] += 1
-    return places, starts[:-1]
-
-
-class _Cut:
-    """A batch cut into its panes: which entries of a column lie in which.
-
-    When the panes do not decrease, as in a log in order of time, each pane's entries are a slice.
-    """
-
-    def __init__(self, pane: npt.NDArray[np.int64], panes: int) -> None:
-        self._pane = pane
-        self._panes = panes
-        self._in_order = panes == 1 or bool((pane[1:] >= pane[:-1]).all())
-        # of the type of rows: a search among other integers would copy them
-        self._starts = np.searchsorted(pane, np.arange(panes + 1)).astype(np.int32)
-
-    def parts(self, rows: Rows | None) -> Iterator[tuple[int, slice | npt.NDArray[np.int64]]]:
-        """Each pane that has entries, and which."""
-        if self._in_order:
-            starts = self._starts if rows is None else np.searchsorted(rows, self._starts)
-            for p in np.flatnonzero(np.diff(starts)).tolist():
-                yield p, slice(starts[p], starts[p + 1])
+    def add(self, slot: Slot) -> None:
+        """Add a feature."""
+        spec = slot.spec
+        column, chosen = self._batch.column(spec), self._batch.chosen(spec.types)
+        if spec.kind is FeatureKind.NUMERIC:
+            self._add(slot, *among(column.number_rows, np.ascontiguousarray(column.numbers), chosen))
         else:
-            places, starts = _by_pane(self._pane if rows is None else self._pane[rows], self._panes)
-            for p in np.flatnonzero(np.diff(starts)).tolist():
-                yield p, places[starts[p] : starts[p + 1]]
+            self._add(slot, *among(column.word_rows, np.ascontiguousarray(column.words), chosen))
+
+    def add_coded(self, slot: Slot) -> Coded:
+        """Add a feature by way of its cells."""
+        spec = slot.spec
+        entries = entries_of(spec, self._batch.column(spec), self._batch.chosen(spec.types))
+        self._add(slot, entries.coded.rows, entries.values, entries.coded.cells)
+        return entries.coded
+
+    def _add(self, slot: Slot, rows: Rows | None, values: npt.NDArray[Any], cells: Cells | None = None) -> None:
+        events = rows if slot.spec.kind is FeatureKind.MULTI_VALUED else None
+        for p, part in self._cut.parts(rows):
+            found = _Values(values[part], None if events is None else events[part])
+            if p in self._kept:
+                self._kept[p][slot.place] = found.copy()
+            elif cells is None:
+                _add(slot, self.states[p].of(slot), found)
+            else:
+                _add_coded(slot, self.states[p].of(slot), found, cells[part])
 
 
-def _add(slot: Slot, state: Sketches, entries: _Entries, part: slice | npt.NDArray[np.int64], profile: bool) -> None:
-    """Add some entries of a column to a pane's state."""
-    sums, coded, events = state.sums, entries.coded, slot.events
-    cells = coded.cells[part]
-    count_cells(cells, sums[slot.sums : events])
-    with_value = len(cells)
-    if slot.spec.kind is FeatureKind.MULTI_VALUED and coded.rows is not None:
-        with_value = 1 + int(np.count_nonzero(np.diff(coded.rows[part])))
-    sums[events - 1] -= with_value
-    if not profile:
+class _Values(NamedTuple):
+    """Some values of a feature, and the events they are of where one event may have several and not all have one."""
+
+    values: npt.NDArray[Any]
+    rows: Rows | None
+
+    def copy(self) -> "_Values":
+        """The same, without a hold on the batch."""
+        return _Values(self.values.copy(), None if self.rows is None else self.rows.copy())
+
+    @property
+    def events(self) -> int:
+        """How many events they are of."""
+        return len(self.values) if self.rows is None else 1 + int(np.count_nonzero(np.diff(self.rows)))
+
+
+def _add(slot: Slot, state: Sketches, found: _Values) -> None:
+    """Add values, NaN among them, to the state of their feature."""
+    counts, rest = state.sums[: slot.spec.cells + 3], state.sums[slot.spec.cells + 4 :]
+    if slot.numeric:
+        moments, extremes = (rest, state.extremes[0]) if slot.profile else (rest[:0], np.empty(0))
+        edges = np.array(slot.spec.edges, np.float64)
+        count_numbers(found.values, *_range(slot.spec), slot.spec.cells, edges, counts, moments, extremes)
         return
-    if slot.spec.kind is FeatureKind.NUMERIC:
-        moments = sums[events + 1 : events + 1 + SUMS]
-        add_moments(entries.numbers[part], *_range(slot.spec), moments, state.extremes[slot.extremes])
-    else:
-        words = entries.words[part]
-        add_words(words, state.registers[slot.registers : slot.registers + REGISTERS])
-        add_fingerprints(words, sums[events + 1 : events + 1 + COUNTERS])
+    count_words(found.values, slot.spec.cells, counts)
+    counts[-1] -= found.events
+    if slot.profile:
+        _profile_words(state, found.values, rest)
+
+
+def _add_coded(slot: Slot, state: Sketches, found: _Values, cells: Cells) -> None:
+    """Add values, whose cells are known and none of which is NaN, to the state of their feature."""
+    counts, rest = state.sums[: slot.spec.cells + 3], state.sums[slot.spec.cells + 4 :]
+    count_cells(cells, counts)
+    counts[-1] -= found.events
+    if slot.profile and slot.numeric:
+        add_moments(found.values, *_range(slot.spec), rest, state.extremes[0])
+    elif slot.profile:
+        _profile_words(state, found.values, rest)
+
+
+def _profile_words(state: Sketches, words: npt.NDArray[np.uint64], counters: npt.NDArray[np.int64]) -> None:
+    add_words(words, state.registers)
+    add_fingerprints(words, counters)

@@ -27,7 +27,7 @@ from online_models.contracts.jobs import TrainAls
 from online_models.embedding_space import Axes, EmbeddingColumns, coordinates
 from online_models.errors import ArtifactError, TrainingError
 from online_models.history import UserHistory
-from retrain_workers.datasets import Dataset, decayed_preferences, popular_rows
+from retrain_workers.datasets import Dataset, Places, decayed_preferences, popular_rows
 from retrain_workers.evaluation import CUTOFF, Hashes, Popularity, history_of
 
 KIND: Final = "als"
@@ -96,10 +96,11 @@ class AlsModel:
     def _axes(self, vectors: F32) -> Axes:
         return Axes.of(self.item_factors, vectors)
 
-    def places(self, dataset: Dataset) -> EmbeddingColumns:
+    def places(self, dataset: Dataset) -> Places:
         """Where the events of a dataset lie in the model's space: what embedding drift is measured against.
 
-        Items by their factors; an even sample of users by a fold-in of their history, as the stream job places them.
+        Items by their factors, users by a fold-in of their history; for the events of an even sample of users, as in the stream
+        job.
         """
         item_hash = dataset.item_hashes()
         rows = als.ItemIndex.of(self.items).rows(item_hash)[dataset.item]  # (n,)
@@ -113,7 +114,7 @@ class AlsModel:
         place[sample[vectors.any(axis=1)]] = np.flatnonzero(vectors.any(axis=1))
         placed = np.flatnonzero(place[dataset.user] >= 0).astype(np.int32)
         users = coordinates(vectors[place[dataset.user[placed]]], self._axes(self.user_factors))
-        return EmbeddingColumns((known, items), (placed, users))
+        return Places(np.isin(dataset.user, sample), EmbeddingColumns((known, items), (placed, users)))
 
     def golden(self, dataset: Dataset) -> list[GoldenQuery]:
         """See `golden_queries`."""
@@ -158,6 +159,11 @@ class AlsTrainer:
     def features(self) -> Sequence[FeatureSpec]:
         """What the stream job monitors."""
         return self.job.features or DEFAULT_FEATURES
+
+    @property
+    def pane_seconds(self) -> int:
+        """Of the stream job's windows."""
+        return self.job.pane_seconds
 
     def fit(self, dataset: Dataset) -> AlsModel:
         """See `fit`."""

@@ -21,7 +21,8 @@ from online_models.als import event_strength
 from online_models.columns import MappingColumns
 from online_models.construction import Identified
 from online_models.contracts.artifacts import DataWindow, FeatureSketch
-from online_models.contracts.columns import Column, FeatureColumns
+from online_models.contracts.columns import FeatureColumns
+from online_models.contracts.events import EventType
 from online_models.contracts.features import FeatureSpec
 from online_models.contracts.ids import hash64
 from online_models.embedding_space import PREFIX
@@ -36,9 +37,13 @@ SKETCH_EVENTS: Final = 2_000
 """A reference of fewer events than this, where there are more, would itself be noise."""
 
 PANE_MS: Final = (60_000, 600_000, 3_600_000, 6 * 3_600_000, DAY_MS, 7 * DAY_MS)
+USUAL_PANE_MS: Final = 6 * 3_600_000
+"""A quarter of a day, the window that is watched by default."""
+
 MIN_PANES: Final = 40
 MAX_PANES: Final = 400
-"""A reference is cut into the longest panes of which there are at least so many; at most so many newest ones are kept.
+"""A reference is cut into panes as long as those of the windows, or shorter, so that there are at least so many; at most so
+many newest ones are kept.
 
 Fewer tell too little of how a feature varies by itself, more cost memory and tell nothing new.
 """
@@ -188,23 +193,50 @@ def content_sha256(interactions: Interactions) -> str:
     return digest.hexdigest()
 
 
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where events lie in a model's space: an even sample of users stands for all.
+
+    rows : bool (n,), the events of the sampled users; features : the `embedding.` columns of all n events
+    """
+
+    rows: npt.NDArray[np.bool_]
+    features: FeatureColumns
+
+
 def reference_sketches(
     interactions: Interactions,
     domain: str,
     specs: Sequence[FeatureSpec],
     half_life_days: float,
-    places: FeatureColumns | None = None,
+    places: Places | None = None,
+    pane_seconds: int = 0,
 ) -> list[FeatureSketch]:
     """Histograms of the domain's features over the newest events, and how these varied over stretches of time.
 
-    Those at most one half-life older than the newest, or the newest `SKETCH_EVENTS` if these reach back further.
+    Those at most one half-life older than the newest, or the newest `SKETCH_EVENTS` if these reach back further. Impressions
+    are not read for training: a feature declared on them too is sketched, and so declared, without them.
 
     Parameters
     ----------
-    places : the `embedding.` columns of the interactions, in the space of the model that is trained; none by default
+    places : where the interactions lie in the space of the model that is trained; without, no feature in it has a sketch
+    pane_seconds : of the windows that will be judged; 0 for the usual ones
     """
-    observed = _newest(interactions, half_life_days, places)
-    return [_sketch(spec, observed) for spec in specs if not spec.domains or domain in spec.domains]
+    start = _start(interactions, half_life_days)
+    observed = _observed(interactions, start)
+    placed = (
+        None if places is None else observed.of(places.rows[start:], places.features.take(_since(interactions, start)))
+    )
+    pane_ms = pane_seconds * 1000 or USUAL_PANE_MS
+    sketches = []
+    for spec in specs:
+        told = msgspec.structs.replace(
+            spec, types=tuple(kind for kind in spec.types if kind is not EventType.IMPRESSION)
+        )
+        source = placed if spec.source.startswith(PREFIX) else observed
+        if source is not None and told.types and (not spec.domains or domain in spec.domains):
+            sketches.append(_sketch(told, source, pane_ms))
+    return sketches
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,66 +251,74 @@ class _Reference:
     features: FeatureColumns
     events: Sequence[Identified] = ()
 
-
-@dataclass(frozen=True, slots=True)
-class _Placed:
-    """`FeatureColumns` of stored events, their places in a model's space among them."""
-
-    features: FeatureColumns
-    places: FeatureColumns
-
-    def names(self) -> tuple[str, ...]:
-        return self.features.names() + self.places.names()
-
-    def column(self, name: str) -> Column:
-        return (self.places if name.startswith(PREFIX) else self.features).column(name)
-
-    def take(self, rows: npt.NDArray[np.bool_]) -> "_Placed":
-        return _Placed(self.features.take(rows), self.places.take(rows))
+    def of(self, rows: npt.NDArray[np.bool_], features: FeatureColumns) -> "_Reference":
+        """The events where `rows` (n,) is true, with other features of the n events."""
+        return _Reference(
+            self.type[rows],
+            self.ts_ms[rows],
+            self.value[rows],
+            self.item_hash[rows],
+            self.user_hash[rows],
+            features.take(rows),
+        )
 
 
-def _newest(interactions: Interactions, half_life_days: float, places: FeatureColumns | None) -> _Reference:
+def _start(interactions: Interactions, half_life_days: float) -> int:
+    """The first event of the reference."""
     n = len(interactions)
     newest_ms = int(interactions.ts_ms[-1]) if n else 0
     young = int(np.searchsorted(interactions.ts_ms, newest_ms - half_life_days * DAY_MS))
-    start = min(young, max(n - SKETCH_EVENTS, 0))
-    features: FeatureColumns = MappingColumns(interactions.features[start:])
-    if places is not None:
-        features = _Placed(features, places.take(np.arange(n) >= start))
+    return min(young, max(n - SKETCH_EVENTS, 0))
+
+
+def _since(interactions: Interactions, start: int) -> npt.NDArray[np.bool_]:
+    return np.arange(len(interactions)) >= start
+
+
+def _observed(interactions: Interactions, start: int) -> _Reference:
+    n = len(interactions)
     return _Reference(
         interactions.type[start:],
         interactions.ts_ms[start:],
         interactions.value[start:],
         np.fromiter(map(hash64, interactions.item_id[start:]), np.uint64, n - start),
         np.fromiter(map(hash64, interactions.user_id[start:]), np.uint64, n - start),
-        features,
+        MappingColumns(interactions.features[start:]),
     )
 
 
-def _sketch(spec: FeatureSpec, reference: _Reference) -> FeatureSketch:
+def _sketch(spec: FeatureSpec, reference: _Reference, window_pane_ms: int) -> FeatureSketch:
     """One feature at a time: the panes of all of them together would not fit into memory."""
     layout = Layout([spec], profile=False)
-    pane_ms = _pane_ms(reference.ts_ms)
+    pane_ms = _pane_ms(reference.ts_ms, window_pane_ms)
     if pane_ms is None:
         (whole,) = sketch(layout, reference, np.zeros(len(reference.ts_ms), np.int64), 1)
-        return FeatureSketch(spec, layout.state(whole, spec.name).counts.tolist())
+        state = layout.state(whole, spec.name)
+        return FeatureSketch(spec, state.counts.tolist(), events=state.events)
     number = reference.ts_ms // pane_ms
     first = max(int(number[0]), int(number[-1]) - MAX_PANES + 1)
     panes = int(number[-1]) - first + 2
     # pane 0 is all that came before the panes that are kept
     states = sketch(layout, reference, np.maximum(number - first + 1, 0), panes)
     counts = np.sum([layout.state(state, spec.name).counts for state in states], axis=0)
+    events = sum(layout.state(state, spec.name).events for state in states)
     kept = [p for p in range(1, panes) if layout.state(states[p], spec.name).events]
     if len(kept) < MIN_PANES:
-        return FeatureSketch(spec, counts.tolist())
+        return FeatureSketch(spec, counts.tolist(), events=events)
     coarse = rebin(counts, spec.kind)
     rows = [coarse.apply(layout.state(states[p], spec.name).counts).tolist() for p in kept]
-    return FeatureSketch(spec, counts.tolist(), rows, [(first + p - 1) * pane_ms for p in kept], pane_ms)
+    return FeatureSketch(spec, counts.tolist(), rows, [(first + p - 1) * pane_ms for p in kept], pane_ms, events)
 
 
-def _pane_ms(ts_ms: npt.NDArray[np.int64]) -> int | None:
-    """The longest pane of which there are enough between the first and the last of the times (n,), which increase."""
-    for pane_ms in reversed(PANE_MS):
-        if len(ts_ms) and int(ts_ms[-1]) // pane_ms - int(ts_ms[0]) // pane_ms + 1 >= MIN_PANES:
+def _pane_ms(ts_ms: npt.NDArray[np.int64], window_pane_ms: int) -> int | None:
+    """The windows' own pane if enough of the newest ones hold an event; else a shorter one, or a longer one if events are rare.
+
+    Longer ones are the last resort, for they hide what changes within a day or a week. ts_ms : (n,), increasing
+    """
+    shorter = [pane_ms for pane_ms in reversed(PANE_MS) if pane_ms < window_pane_ms]
+    longer = [pane_ms for pane_ms in PANE_MS if pane_ms > window_pane_ms]
+    for pane_ms in (window_pane_ms, *shorter, *longer):
+        number = ts_ms // pane_ms
+        if len(np.unique(number[number > number[-1:] - MAX_PANES])) >= MIN_PANES:
             return pane_ms
     return None

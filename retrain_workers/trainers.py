@@ -15,7 +15,6 @@ from typing import Protocol, assert_never
 import numpy as np
 
 from online_models.contracts.artifacts import DataWindow, GoldenQuery, Manifest
-from online_models.contracts.columns import FeatureColumns
 from online_models.contracts.features import FeatureSpec
 from online_models.contracts.ids import ModelName, ModelVersion
 from online_models.contracts.jobs import JobPayload, RetrainJob, TrainAls, TrainLora, TrainTwoTower
@@ -24,6 +23,7 @@ from online_models.ports import ArtifactStore, Interactions, InteractionStore, M
 from retrain_workers import als
 from retrain_workers.datasets import (
     Dataset,
+    Places,
     Split,
     dataset_of,
     reference_sketches,
@@ -63,8 +63,8 @@ class TrainedModel(Protocol):
     def golden(self, dataset: Dataset) -> list[GoldenQuery]:
         """Queries of known answer, from the data that the model was trained on."""
 
-    def places(self, dataset: Dataset) -> FeatureColumns:
-        """Where the dataset's events lie in the model's space, as the columns of embedding features."""
+    def places(self, dataset: Dataset) -> Places:
+        """Where the dataset's events lie in the model's space."""
 
 
 class Trainer(Protocol):
@@ -89,6 +89,10 @@ class Trainer(Protocol):
     @property
     def features(self) -> Sequence[FeatureSpec]:
         """What the stream job monitors, and so needs a reference of."""
+
+    @property
+    def pane_seconds(self) -> int:
+        """Of the stream job's windows; 0 for the usual ones."""
 
     def fit(self, dataset: Dataset) -> TrainedModel:
         """Train on all of the dataset."""
@@ -244,7 +248,12 @@ def make_candidate(
         metrics=metrics,
         data_window=window_of(interactions),
         sketches=reference_sketches(
-            interactions, job.model, trainer.features, trainer.half_life_days, model.places(dataset)
+            interactions,
+            job.model,
+            trainer.features,
+            trainer.half_life_days,
+            model.places(dataset),
+            trainer.pane_seconds,
         ),
         golden=model.golden(dataset),
     )

@@ -50,6 +50,9 @@ PATIENCE_SECONDS: Final = 240.0
 SETTINGS: Final = {
     # Event time runs about an hour per second, so windows are minutes and cooldowns are hours.
     "PENSTOCK_FLOW_WINDOW_SECONDS": "3600",
+    "PENSTOCK_FLOW_SLIDE_SECONDS": "0",  # fewer windows, so fewer lines to read
+    # That recommendations begin moves genres by 0.1 (on PSI's scale): drift, and found, but not the one of this story.
+    "PENSTOCK_FLOW_POLICIES": '{"recommender": {"effect": 0.25}}',
     "PENSTOCK_FLOW_LATENESS_SECONDS": "120",
     "PENSTOCK_FLOW_ATTRIBUTION_SECONDS": "240",
     "PENSTOCK_FLOW_OUTCOME_WINDOW_SECONDS": "1800",

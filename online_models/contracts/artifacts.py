@@ -36,6 +36,7 @@ class FeatureSketch(msgspec.Struct, frozen=True):
     panes : coarse counts of K consecutive stretches of the reference of `pane_ms` each, by `histograms.rebin` of `counts`;
         what is between them is chance, seasons and habit, which is no drift; empty when the reference was too short
     pane_starts_ms : event time at which each of the K stretches begins
+    events : behind the counts; an event may have several words; 0 in older manifests
     """
 
     feature: FeatureSpec
@@ -43,6 +44,7 @@ class FeatureSketch(msgspec.Struct, frozen=True):
     panes: list[list[int]] = []
     pane_starts_ms: list[int] = []
     pane_ms: int = 0
+    events: int = 0
 
 
 class DataWindow(msgspec.Struct, frozen=True):

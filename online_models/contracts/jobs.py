@@ -19,6 +19,7 @@ class TrainAls(msgspec.Struct, frozen=True, tag="train_als", tag_field="type"):
     half_life_days : an interaction this much older (event time) than the newest counts half
     until_ms : data up to this event time (epoch ms), or None for all there is
     features : what the flow monitors, for the reference sketches of the version; empty for `DEFAULT_FEATURES`
+    pane_seconds : length of the panes of the flow's windows; 0 for the usual one
     """
 
     factors: int = 64
@@ -30,6 +31,7 @@ class TrainAls(msgspec.Struct, frozen=True, tag="train_als", tag_field="type"):
     until_ms: int | None = None
     seed: int = 0
     features: tuple[FeatureSpec, ...] = ()
+    pane_seconds: int = 0
 
 
 class TrainTwoTower(msgspec.Struct, frozen=True, tag="train_two_tower", tag_field="type"):

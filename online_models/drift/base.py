@@ -7,9 +7,9 @@
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 from typing import ClassVar, Final, Protocol, Self, TypeVar
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -54,8 +54,7 @@ class Detector(Protocol[X_contra]):
         """The detector behind a snapshot. Raises ValueError when it is another detector's or another version's."""
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
+class Reading(msgspec.Struct, frozen=True, gc=False):
     """What one detector says of one window.
 
     enough : whether there were enough events for a verdict
@@ -208,6 +207,18 @@ def proportions(reference: Histogram, current: Histogram) -> tuple[Floats, Float
     filled = (reference > 0) | (current > 0)
     q, p = np.where(filled, reference + 0.5, 0.0), np.where(filled, current + 0.5, 0.0)
     return q / q.sum(-1, keepdims=True), p / p.sum(-1, keepdims=True)
+
+
+def laid_out(reference: Histogram, current: Histogram) -> tuple[Floats, Floats, npt.NDArray[np.int64]]:
+    """Histograms (..., c) one after the other (C,), and where each begins and ends (F, 2), for kernels over many features.
+
+    >>> laid_out(np.array([1, 2]), np.array([[3, 4], [5, 6]]))[0].tolist()
+    [1.0, 2.0, 1.0, 2.0]
+    """
+    held, now = np.broadcast_arrays(reference, current)
+    cells = held.shape[-1]
+    ends = np.arange(cells, held.size + 1, cells)
+    return held.astype(np.float64).ravel(), now.astype(np.float64).ravel(), np.stack([ends - cells, ends], 1)
 
 
 def per_event(reference: Histogram, current: Histogram) -> Floats:

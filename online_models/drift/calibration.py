@@ -57,6 +57,27 @@ def _entropy(counts: Floats, expected: Floats) -> Floats:
     return terms
 
 
+def independent(panes: Counts) -> float:
+    """Independent draws per counted value, at most 1, by how coarse counts (K, B) of a reference's panes vary: rows that come in
+    groups, such as a visitor's sitting, say less than as many strangers' rows. 1 where the panes do not show otherwise.
+
+    >>> rng = np.random.default_rng(0)
+    >>> strangers = rng.multinomial(500, [0.5, 0.3, 0.2], 60)
+    >>> independent(strangers), independent(strangers[:, [0, 0, 1]] // 250 * 250 + 1) < 0.2
+    (1.0, True)
+    """
+    held = panes[panes.sum(1) > 0].astype(np.float64)
+    share = held.sum(0) / max(held.sum(), 1.0)
+    heard = share > 0
+    free = (len(held) - 1) * (int(heard.sum()) - 1)
+    if len(held) < MIN_PANES or free < 1:
+        return 1.0
+    expected = held.sum(1, keepdims=True) * share[heard]
+    # X2 / df of K samples, which is 1 of independent rows, and how far chance moves it
+    effect = float(((held[:, heard] - expected) ** 2 / expected).sum()) / free
+    return 1 / effect if effect > 1 + 3 * np.sqrt(2 / free) else 1.0
+
+
 @dataclass(frozen=True, slots=True)
 class Habits:
     """Usual movement of F features over B coarse bins, in units of shares over the root of the mean share.
@@ -84,10 +105,13 @@ class Habits:
         return cls(directions, np.zeros((features, HABITS)), rest, np.ones(features), word, panes)
 
     def learn(self, place: int, panes: Counts, width: int) -> None:
-        """What is usual of one feature, from coarse counts (K, B) of its reference's panes, for windows of `width` panes."""
+        """What is usual of one feature, from coarse counts (K, B) of its reference's panes, for windows of `width` panes.
+
+        A window that the reference does not hold twice is judged by what is usual in half of the reference.
+        """
         held = panes[panes.sum(1) > 0].astype(np.float64)
-        if len(held) >= max(MIN_PANES, 2 * width):
-            _learn_one(self, place, held, width)
+        if len(held) >= MIN_PANES:
+            _learn_one(self, place, held, min(width, len(held) // 2))
 
     def usual(self, width: Floats) -> Floats:
         """1/w + 1/K (F,): a window of w panes and a reference of K each average over as many panes; 0 without panes."""
@@ -114,12 +138,13 @@ def adjusted(roots: Floats, unit: Floats, usual: Floats, habits: Habits) -> tupl
     # z^2 / (1 + V (1/w + 1/K) / (1/n + 1/m)) is F with 1 and K - 1 degrees of freedom, as V is an estimate
     ratio = along**2 / (1 + habits.variance * (usual / unit)[:, None])
     freedom = np.maximum(habits.panes - 1, 1.0)[:, None]
-    tail = np.maximum(fdtrc(1.0, freedom, np.where(known, ratio, 0.0)), 1e-300)
-    judged = np.where(known, chdtri(1.0, tail), 0.0).sum(1)
+    tail, judged = np.ones(known.shape), np.zeros(known.shape)
+    tail[known] = np.maximum(fdtrc(1.0, np.broadcast_to(freedom, known.shape)[known], ratio[known]), 1e-300)
+    judged[known] = chdtri(1.0, tail[known])
     across = np.maximum((roots**2).sum(1) - np.where(known, along**2, 0.0).sum(1), 0.0)
     factor = (1 + habits.rest * usual / unit) * habits.factor
-    alone = np.minimum(np.where(known, tail, 1.0).min(1) * known.sum(1), 1.0)
-    return across / factor + judged / habits.factor, factor, np.where(known.any(1), alone, 1.0)
+    alone = np.minimum(tail.min(1) * known.sum(1), 1.0)
+    return across / factor + judged.sum(1) / habits.factor, factor, np.where(known.any(1), alone, 1.0)
 
 
 def either(statistic: Floats, free: Floats, alone: Floats) -> Floats:

@@ -34,12 +34,18 @@ def jensen_shannon(reference: Histogram, current: Histogram) -> tuple[Floats, Fl
     >>> round(float(js), 3), round(float(p), 3)
     (0.021, 0.0)
     """
-    q, p = proportions(reference, current)
-    middle = (p + q) / 2
-    # (KL(p || (p + q)/2) + KL(q || (p + q)/2)) / 2, eight times which over (1/n + 1/m) is chi-square
-    js = ((p * log_ratio(p, middle)).sum(-1) + (q * log_ratio(q, middle)).sum(-1)) / 2
+    js = js_of_shares(*proportions(reference, current))
+    # eight times that over (1/n + 1/m) is chi-square with B - 1 degrees of freedom
     free, unit = degrees(reference, current), per_event(reference, current)
     return np.maximum(0.0, js - free / 8 * unit), chdtrc(np.maximum(free, 1.0), 8 * js / unit)
+
+
+def js_of_shares(q: Floats, p: Floats) -> Floats:
+    """JS (...) in nats of smoothed shares (..., B)."""
+    middle = (p + q) / 2
+    # (KL(p || (p + q)/2) + KL(q || (p + q)/2)) / 2
+    js: Floats = ((p * log_ratio(p, middle)).sum(-1) + (q * log_ratio(q, middle)).sum(-1)) / 2
+    return js
 
 
 class JsDetector(HistogramDetector):

@@ -34,11 +34,17 @@ def kl_divergence(reference: Histogram, current: Histogram) -> tuple[Floats, Flo
     >>> round(float(kl), 3), round(float(p), 3)
     (0.081, 0.0)
     """
-    q, p = proportions(reference, current)
-    # sum_b p_b ln(p_b / q_b), twice which over (1/n + 1/m) is chi-square with B - 1 degrees of freedom
-    kl = (p * log_ratio(p, q)).sum(-1)
+    kl = kl_of_shares(*proportions(reference, current))
+    # twice that over (1/n + 1/m) is chi-square with B - 1 degrees of freedom
     free, unit = degrees(reference, current), per_event(reference, current)
     return np.maximum(0.0, kl - free / 2 * unit), chdtrc(np.maximum(free, 1.0), 2 * kl / unit)
+
+
+def kl_of_shares(q: Floats, p: Floats) -> Floats:
+    """KL(p || q) (...) in nats of smoothed shares (..., B)."""
+    # sum_b p_b ln(p_b / q_b)
+    kl: Floats = (p * log_ratio(p, q)).sum(-1)
+    return kl
 
 
 class KlDetector(HistogramDetector):

@@ -10,6 +10,8 @@
 from typing import ClassVar, Final, Self
 
 import numpy as np
+import numpy.typing as npt
+from numba import njit
 from scipy.special import kolmogorov
 
 from online_models.contracts.features import FeatureKind
@@ -20,6 +22,7 @@ from online_models.drift.base import (
     HistogramDetector,
     Reading,
     Snapshot,
+    laid_out,
     not_a_snapshot_of,
 )
 from online_models.drift.chi_square import chi_square_divergence
@@ -36,10 +39,29 @@ def kolmogorov_smirnov(reference: Histogram, current: Histogram) -> tuple[Floats
     >>> round(float(d), 3), round(float(p), 3)
     (0.2, 0.037)
     """
-    q, p, effective = _shares(reference, current)
-    distance = np.abs(np.cumsum(p - q, -1)).max(-1)
+    held, now, bounds = laid_out(reference, current)
+    shape = np.broadcast_shapes(reference.shape, current.shape)[:-1]
+    distance = largest_gaps(held, now, bounds).reshape(shape)
+    m, n = reference.sum(-1), current.sum(-1)
     # P(K > sqrt(n m / (n + m)) D)
-    return distance, kolmogorov(np.sqrt(effective) * distance)
+    return distance, kolmogorov(np.sqrt(m * n / np.maximum(m + n, 1)) * distance)
+
+
+@njit(cache=True, nogil=True)
+def largest_gaps(reference: Floats, current: Floats, bounds: npt.NDArray[np.int64]) -> Floats:
+    """D (F,) of counts (C,) of many features, one after the other; `bounds` (F, 2) are where each begins and ends."""
+    out = np.zeros(len(bounds))
+    for row in range(len(bounds)):
+        held, now = reference[bounds[row, 0] : bounds[row, 1]], current[bounds[row, 0] : bounds[row, 1]]
+        m, n = held.sum(), now.sum()
+        if m == 0 or n == 0:
+            continue
+        gap, widest = 0.0, 0.0
+        for cell in range(held.size):
+            gap += now[cell] / n - held[cell] / m
+            widest = max(widest, abs(gap))
+        out[row] = widest
+    return out
 
 
 def total_variation(reference: Histogram, current: Histogram) -> tuple[Floats, Floats]:
@@ -49,17 +71,19 @@ def total_variation(reference: Histogram, current: Histogram) -> tuple[Floats, F
     >>> round(float(tv), 3), round(float(p), 3)
     (0.2, 0.004)
     """
-    q, p, effective = _shares(reference, current)
     _, p_value = chi_square_divergence(np.maximum(reference, 0), current)
-    return np.abs(p - q).sum(-1) / 2, np.where(effective > 0, p_value, 1.0)
+    both = (reference.sum(-1) > 0) & (current.sum(-1) > 0)
+    return half_apart(reference, current), np.where(both, p_value, 1.0)
 
 
-def _shares(reference: Histogram, current: Histogram) -> tuple[Floats, Floats, Floats]:
-    """Shares q and p (..., c) and n m / (n + m) (...); all 0 when either side is empty."""
+def half_apart(reference: Histogram, current: Histogram) -> Floats:
+    """Total variation distance (...) of bins' counts (..., B); 0 when either side is empty."""
     m, n = reference.sum(-1, keepdims=True), current.sum(-1, keepdims=True)
     both = (m > 0) & (n > 0)
-    q, p = np.where(both, reference / np.maximum(m, 1), 0.0), np.where(both, current / np.maximum(n, 1), 0.0)
-    return q, p, (np.where(both, m * n / np.maximum(m + n, 1), 0.0))[..., 0]
+    distance: Floats = (
+        np.abs(np.where(both, current / np.maximum(n, 1) - reference / np.maximum(m, 1), 0.0)).sum(-1) / 2
+    )
+    return distance
 
 
 class KsDetector(HistogramDetector):

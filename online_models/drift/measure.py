@@ -10,15 +10,15 @@ from typing import Final
 import numpy as np
 from scipy.special import chdtrc, kolmogorov
 
-from online_models.drift.base import Floats, degrees
+from online_models.drift.base import Floats, degrees, per_event, proportions
 from online_models.drift.buckets import word_tests
 from online_models.drift.calibration import Habits, adjusted, detectable, either, residuals
-from online_models.drift.js import jensen_shannon
-from online_models.drift.kl import kl_divergence
-from online_models.drift.ks import kolmogorov_smirnov, total_variation
-from online_models.drift.psi import population_stability_index
+from online_models.drift.js import js_of_shares
+from online_models.drift.kl import kl_of_shares
+from online_models.drift.ks import half_apart, largest_gaps
+from online_models.drift.psi import psi_of_shares
 from online_models.drift.references import References, coarsen
-from online_models.drift.wasserstein import total_variation_distance, wasserstein
+from online_models.drift.wasserstein import distances_moved, total_variation_distance
 
 DETECTORS: Final = ("psi", "kl", "js", "ks", "wasserstein", "chi_square", "shares", "bursts", "popularity")
 
@@ -57,15 +57,16 @@ def measure(references: References, fine: Floats, draws: Floats, width: Floats, 
     shrunk = np.where(habits.panes > 0, 1.0, draws)
     unit = (1 / coarse.sum(1) + 1 / held.sum(1)) / shrunk
     roots = residuals(held * shrunk[:, None], coarse * shrunk[:, None])
-    usual, free = habits.usual(width), np.maximum(degrees(held, coarse), 1.0)
+    filled = degrees(held, coarse)
+    usual, free = habits.usual(width), np.maximum(filled, 1.0)
     x2, factor, alone = adjusted(roots, unit, usual, habits)
     widened = np.maximum((roots**2).sum(1) / np.maximum(x2, 1e-9), 1.0)
     statistic = np.full((len(held), len(DETECTORS)), np.nan)
     p_value = statistic.copy()
-    for place, (divergence, scale) in enumerate(
-        ((population_stability_index, 1), (kl_divergence, 2), (jensen_shannon, 8))
-    ):
-        statistic[:, place], _ = divergence(held, coarse)
+    shares = proportions(held, coarse)
+    bias = per_event(held, coarse)
+    for place, (divergence, scale) in enumerate(((psi_of_shares, 1), (kl_of_shares, 2), (js_of_shares, 8))):
+        statistic[:, place] = np.maximum(divergence(*shares) - filled / scale * bias, 0.0)
         raw = statistic[:, place] * scale / unit + free
         p_value[:, place] = np.where(statistic[:, place] > 0, chdtrc(free, raw / widened), 0.5)
     _distances(references, fine, coarse, widened / shrunk, statistic, p_value)
@@ -75,8 +76,8 @@ def measure(references: References, fine: Floats, draws: Floats, width: Floats, 
     words = references.words
     if len(words):
         bounds = references.bounds[words] + np.array([1, -2])
-        share = np.repeat(draws, references.bounds[:, 1] - references.bounds[:, 0])
-        found = word_tests(references.fine * share, fine * share, bounds, (habits.word * usual)[words])
+        told = np.minimum(draws, references.independent)[words]
+        found = word_tests(references.fine, fine, bounds, (habits.word * usual)[words], told)
         p_value[words, 6:], divergence_of = found
         statistic[words, 6:] = divergence_of[:, None]
         effect[words] = np.maximum(effect[words], divergence_of)
@@ -90,13 +91,15 @@ def _distances(
     """KS and Wasserstein of ordered cells, total variation of words."""
     numeric, words = references.numeric, references.words
     if len(numeric):
-        held, now = references.rows(references.fine, numeric), references.rows(fine, numeric)
-        statistic[numeric, 3], _ = kolmogorov_smirnov(held, now)
-        both = np.maximum(held.sum(1), 1.0), np.maximum(now.sum(1), 1.0)
-        effective = both[0] * both[1] / (both[0] + both[1])
-        p_value[numeric, 3] = kolmogorov(np.sqrt(effective / widened[numeric]) * statistic[numeric, 3])
-        statistic[numeric, 4] = wasserstein(held, now)
+        bounds = references.bounds[numeric] + np.array([0, -1])  # without the missing values
+        statistic[numeric, 3] = largest_gaps(references.fine, fine, bounds)
+        both = (
+            side[numeric].sum(1) - side[numeric, references.missing[numeric]] for side in (references.coarse, coarse)
+        )
+        m, n = (np.maximum(each, 1.0) for each in both)
+        p_value[numeric, 3] = kolmogorov(np.sqrt(m * n / (m + n) / widened[numeric]) * statistic[numeric, 3])
+        statistic[numeric, 4] = distances_moved(references.fine, fine, bounds)
     if len(words):
-        statistic[words, 3], _ = total_variation(references.coarse[words], coarse[words])
+        statistic[words, 3] = half_apart(references.coarse[words], coarse[words])
         p_value[words, 3] = p_value[words, 0]
         statistic[words, 4] = total_variation_distance(references.coarse[words], coarse[words])

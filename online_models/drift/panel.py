@@ -9,11 +9,12 @@ Each step is a function of counts and memory: the same window, panel and memory 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Final, Self
 
 import numpy as np
 import numpy.typing as npt
+from msgspec.structs import replace
 
 from online_models.contracts.artifacts import FeatureSketch
 from online_models.drift.base import Floats, Reading, Snapshot, not_a_snapshot_of
@@ -21,8 +22,8 @@ from online_models.drift.calibration import Habits
 from online_models.drift.fdr import benjamini_hochberg
 from online_models.drift.measure import DETECTORS, Measured, measure
 from online_models.drift.policy import IMMEDIATE, Policy, combine
-from online_models.drift.quiet import Grown, Stretch, grow, kept
-from online_models.drift.references import References
+from online_models.drift.quiet import Stretch, grow, kept
+from online_models.drift.references import References, sums_between
 from online_models.drift.seasons import season_of, span_ms, too_short
 from online_models.drift.verdict import (
     FeatureVerdict,
@@ -93,6 +94,24 @@ class Memory:
                 raise not_a_snapshot_of("panel", 1, snapshot)
 
 
+@dataclass(frozen=True, slots=True)
+class _Window:
+    """A window of F features, grown where it was quiet.
+
+    present : (F,), whether there are counts; enough : (F,), enough of them, and in the reference
+    fine : (C,), by `References.lay_out`
+    events : (F,), effective ones; windows : (F,), earlier ones that it has grown by
+    draws : (F,), independent draws per counted value: one event may have several words
+    """
+
+    present: Bools
+    fine: Floats
+    events: Floats
+    windows: npt.NDArray[np.int64]
+    draws: Floats
+    enough: Bools
+
+
 class Panel:
     """Judges windows of a champion's features.
 
@@ -119,8 +138,12 @@ class Panel:
         self._empty = tuple(each.feature.name for each in judged if not any(each.counts))
         self._references = References.of(held)
         self._names = [spec.name for spec in self._references.specs]
-        self._events = self._references.coarse.sum(1)
+        self._events = self._references.events
         self._policies = tuple((policies or {}).get(each.feature.component, Policy()) for each in held)
+        self._least = np.array([policy.min_events for policy in self._policies], np.int64)
+        self._q = np.array([policy.q for policy in self._policies], np.float64)
+        self._limits = Limits.of(self._policies)
+        self._weights = [np.array([each.weight(name) for name in DETECTORS]) for each in self._policies]
         components = [each.feature.component for each in held]
         self._components = [
             np.array([place for place, name in enumerate(components) if name == component])
@@ -154,63 +177,59 @@ class Panel:
         """
         if start_ms >= end_ms:
             raise ValueError(f"expected a window that ends after it starts, got {start_ms} to {end_ms}")
-        grown, quiet = self._grow(counts, events or {}, start_ms, end_ms, memory)
-        enough = np.array([self._enough(place, grown.get(name)) for place, name in enumerate(self._names)], np.bool_)
-        fine = self._references.lay_out({name: each.counts for name, each in grown.items()})
-        for place in np.flatnonzero(~enough).tolist():  # compared with itself: no drift, and no division by 0
+        window, quiet = self._grow(counts, events or {}, start_ms, end_ms, memory)
+        for place in np.flatnonzero(~window.enough).tolist():  # compared with itself: no drift, and no division by 0
             start, end = self._references.bounds[place]
-            fine[start:end] = self._references.fine[start:end]
-        measured = self._measure(fine, grown, end_ms - start_ms)
-        p_value, significant, overwhelming = self._decide(measured, enough)
+            window.fine[start:end] = self._references.fine[start:end]
+        measured = self._measure(window, end_ms - start_ms)
+        p_value, significant, overwhelming = self._decide(measured, window.enough)
         recent = memory.alarmed if memory.start_ms < start_ms <= memory.end_ms else frozenset()
-        features = {}
+        seen = []
         for place, name in enumerate(self._names):
-            if name in grown:
-                seen = Verdict.INCONCLUSIVE if not enough[place] else Verdict.STABLE
-                if significant[place]:
-                    known = overwhelming[place] or not self._policies[place].confirm or name in recent
-                    seen = Verdict.DRIFT if known else Verdict.UNCONFIRMED
-                features[name] = self._feature(
-                    place, seen, measured, float(p_value[place]), grown[name], start_ms, end_ms
-                )
+            if significant[place]:
+                known = overwhelming[place] or not self._policies[place].confirm or name in recent
+                seen.append(Verdict.DRIFT if known else Verdict.UNCONFIRMED)
+            else:
+                seen.append(Verdict.STABLE if window.enough[place] else Verdict.INCONCLUSIVE)
+        features = self._features(seen, p_value, measured, window, start_ms, end_ms)
         for name in self._empty:
             if name in counts:
                 features[name] = FeatureVerdict(
                     Verdict.INCONCLUSIVE, why=f"{name}: no verdict, the reference has no events"
                 )
-        alarmed = frozenset(name for place, name in enumerate(self._names) if significant[place])
+        alarmed = frozenset(self._names[place] for place in np.flatnonzero(significant).tolist())
         return WindowVerdict(start_ms, end_ms, features), Memory(start_ms, end_ms, alarmed, quiet)
 
     def _grow(
         self, counts: Mapping[str, Counts], events: Mapping[str, int], start_ms: int, end_ms: int, memory: Memory
-    ) -> tuple[dict[str, Grown], dict[str, tuple[Stretch, ...]]]:
-        grown, quiet = {}, {}
-        for name, policy in zip(self._names, self._policies, strict=True):
-            if (held := counts.get(name)) is None:
-                continue
-            seen = events.get(name, int(held.sum()))
-            earlier = memory.quiet.get(name, ())
-            if seen >= policy.min_events:
-                grown[name] = Grown(held.astype(np.float64), seen, 0)
-                continue
-            grown[name] = grow(held, seen, start_ms, end_ms, earlier, policy.min_events)
-            quiet[name] = kept(earlier, held, seen, start_ms, end_ms)
-        return grown, quiet
-
-    def _enough(self, place: int, grown: Grown | None) -> bool:
-        least = self._policies[place].min_events
-        return grown is not None and grown.events >= least and self._events[place] >= least
-
-    def _measure(self, fine: Floats, grown: Mapping[str, Grown], length_ms: int) -> Measured:
+    ) -> tuple[_Window, dict[str, tuple[Stretch, ...]]]:
         references = self._references
-        pane_ms = references.pane_ms
+        # a window without the feature says nothing of those before it
+        quiet = {
+            name: kept(earlier, np.zeros(0, np.int64), 0, start_ms, end_ms)
+            for name, earlier in memory.quiet.items()
+            if name not in counts
+        }
+        fine = references.lay_out(counts)
+        held = sums_between(fine, references.bounds)
+        present = np.array([name in counts for name in self._names], np.bool_)
+        told = [events.get(name, total) for name, total in zip(self._names, held.tolist(), strict=True)]
+        seen, windows = np.array(told, np.float64), np.zeros(len(held), np.int64)
+        for place in np.flatnonzero(present & (seen < self._least)).tolist():
+            name, policy, few = self._names[place], self._policies[place], int(seen[place])
+            earlier = memory.quiet.get(name, ())
+            quiet[name] = kept(earlier, counts[name], few, start_ms, end_ms)
+            grown = grow(counts[name], few, start_ms, end_ms, earlier, policy.min_events)
+            fine[slice(*references.bounds[place])] = grown.counts
+            held[place], seen[place], windows[place] = grown.counts.sum(), grown.events, grown.windows
+        enough = present & (seen >= self._least) & (self._events >= self._least)
+        draws = np.where(present & (held > seen), seen / np.maximum(held, 1e-300), 1.0)
+        return _Window(present, fine, seen, windows, draws, enough), quiet
+
+    def _measure(self, window: _Window, length_ms: int) -> Measured:
+        pane_ms = self._references.pane_ms
         length = np.where(pane_ms > 0, length_ms / np.maximum(pane_ms, 1), 1.0)
-        draws = np.ones(len(length))
-        for place, name in enumerate(self._names):
-            if name in grown and (held := grown[name].counts.sum()) > grown[name].events:
-                draws[place] = grown[name].events / held
-        q = np.array([policy.q for policy in self._policies])
-        return measure(references, fine, draws, length, self._habits_at(length_ms), q)
+        return measure(self._references, window.fine, window.draws, length, self._habits_at(length_ms), self._q)
 
     def _habits_at(self, length_ms: int) -> Habits:
         """What is usual for windows of a length; learned once per length."""
@@ -231,7 +250,7 @@ class Panel:
         significant, overwhelming = np.zeros((2, len(enough)), np.bool_)
         for places in self._components:
             policy = self._policies[places[0]]
-            weights = np.array([policy.weight(name) for name in DETECTORS])
+            weights = self._weights[places[0]]
             p = combine(measured.p_value[places], weights, policy.rule)
             p_value[places] = p = np.where(enough[places], p, 1.0)
             if policy.calibrated:
@@ -245,52 +264,44 @@ class Panel:
                 significant[places] = enough[places] & beyond_thresholds(measured, places, policy, weights)
         return p_value, significant, overwhelming
 
-    def _feature(
-        self, place: int, seen: Verdict, measured: Measured, p_value: float, grown: Grown, start_ms: int, end_ms: int
-    ) -> FeatureVerdict:
-        references, policy = self._references, self._policies[place]
-        name, note = references.specs[place].name, ""
-        moved: tuple[Moved, ...] = ()
-        if seen in (Verdict.DRIFT, Verdict.UNCONFIRMED):
-            panes, starts, pane_ms = (
-                references.panes[place],
-                references.starts_ms[place],
-                int(references.pane_ms[place]),
-            )
-            season = season_of(
-                measured.coarse[place, : panes.shape[1]], start_ms, end_ms, panes, starts, pane_ms, policy.q
-            )
-            if season:
-                seen = Verdict.SEASONAL
-                note = f"like the same time of the {season.period} in the reference, {season.panes} stretches of it"
-            elif len(starts):
-                note = too_short(span_ms(starts, pane_ms))
-            moved = self._moved(place, measured)
-        inconclusive = seen is Verdict.INCONCLUSIVE
-        found = FeatureVerdict(
-            verdict=seen,
-            readings=() if inconclusive else readings(measured, place, policy, round(grown.events)),
-            p_value=p_value,
-            effect=0.0 if inconclusive else float(measured.effect[place]),
-            detectable=np.inf if inconclusive else float(measured.detectable[place]),
-            events=round(grown.events),
-            windows=grown.windows,
-            moved=moved,
-        )
-        return replace(found, why=explain(name, found, int(self._events[place]), note))
+    def _features(
+        self, seen: list[Verdict], p_value: Floats, measured: Measured, window: _Window, start_ms: int, end_ms: int
+    ) -> dict[str, FeatureVerdict]:
+        events = np.rint(window.events).astype(np.int64).tolist()
+        said = readings(measured, self._limits, events)
+        numbers = p_value.tolist(), measured.effect.tolist(), measured.detectable.tolist(), window.windows.tolist()
+        found = {}
+        for place in np.flatnonzero(window.present).tolist():
+            name, verdict, held = self._names[place], seen[place], int(self._events[place])
+            p, effect, least, windows = (each[place] for each in numbers)
+            note, moved = "", tuple[Moved, ...]()
+            if verdict is Verdict.INCONCLUSIVE:
+                each = FeatureVerdict(verdict, (), p, events=events[place], windows=windows)
+            else:
+                if verdict is not Verdict.STABLE:
+                    verdict, note = self._season(place, verdict, measured, start_ms, end_ms)
+                    moved = self._moved(place, measured)
+                each = FeatureVerdict(verdict, said[place], p, effect, least, events[place], windows, moved)
+            found[name] = replace(each, why=explain(name, each, held, note))
+        return found
+
+    def _season(self, place: int, seen: Verdict, measured: Measured, start_ms: int, end_ms: int) -> tuple[Verdict, str]:
+        """The verdict on a significant window, knowing the seasons of its reference, and what is to be said of them."""
+        references = self._references
+        panes, starts, pane_ms = references.panes[place], references.starts_ms[place], int(references.pane_ms[place])
+        now = measured.coarse[place, : panes.shape[1]]
+        season = season_of(now, start_ms, end_ms, panes, starts, pane_ms, self._policies[place].q)
+        if season:
+            note = f"like the same time of the {season.period} in the reference, {season.panes} stretches of it"
+            return Verdict.SEASONAL, note
+        return seen, too_short(span_ms(starts, pane_ms)) if len(starts) else ""
 
     def _moved(self, place: int, measured: Measured) -> tuple[Moved, ...]:
         held, now = self._references.coarse[place], measured.coarse[place]
-        before, after = held / held.sum(), now / now.sum()
-        bins = self._references.assignments[place].bins
+        m, n, bins = float(held.sum()), float(now.sum()), self._references.assignments[place].bins
         most = np.argsort(-np.abs(measured.roots[place]), kind="stable")[:MOVED].tolist()
         return tuple(
-            Moved(
-                each,
-                self._label(place, each),
-                float(before[each]),
-                float(after[each]),
-            )
+            Moved(each, self._label(place, each), float(held[each]) / m, float(now[each]) / n)
             for each in most
             if each < bins
         )
@@ -317,18 +328,32 @@ def beyond_thresholds(measured: Measured, places: npt.NDArray[np.int64], policy:
     return found
 
 
-def readings(measured: Measured, place: int, policy: Policy, events: int) -> tuple[Reading, ...]:
-    """One reading per detector that applies: against q by its p-value when calibrated, else against its threshold."""
-    made = []
-    statistics, p_values = measured.statistic[place].tolist(), measured.p_value[place].tolist()
-    for name, statistic, p in zip(DETECTORS, statistics, p_values, strict=True):
-        if statistic != statistic:
-            continue
-        p_value = None if p != p else p
-        limit = policy.q if policy.calibrated else policy.threshold(name)
-        if policy.calibrated or name == "ks":
-            alarm = p_value is not None and p_value < limit
-        else:
-            alarm = statistic >= limit
-        made.append(Reading(name, statistic, limit, alarm, True, p_value, events))
-    return tuple(made)
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Where the detectors' readings alarm, and whether by their p-value, below it, or by their statistic, from it on; (F, D)."""
+
+    at: Floats
+    by_p_value: Bools
+
+    @classmethod
+    def of(cls, policies: Sequence[Policy]) -> Self:
+        """Against q by the p-value when calibrated, else against thresholds: KS's is one of its p-value."""
+        shape = (len(policies), len(DETECTORS))
+        at = [[policy.q if policy.calibrated else policy.threshold(name) for name in DETECTORS] for policy in policies]
+        by_p_value = [[policy.calibrated or name == "ks" for name in DETECTORS] for policy in policies]
+        return cls(np.array(at, np.float64).reshape(shape), np.array(by_p_value, np.bool_).reshape(shape))
+
+
+def readings(measured: Measured, limits: Limits, events: Sequence[int]) -> list[tuple[Reading, ...]]:
+    """For each feature, one reading per detector that applies."""
+    # NaN is neither below nor above
+    alarms = np.where(limits.by_p_value, measured.p_value < limits.at, measured.statistic >= limits.at)
+    columns = measured.statistic.tolist(), limits.at.tolist(), alarms.tolist(), measured.p_value.tolist(), events
+    return [
+        tuple(
+            Reading(name, statistic, limit, alarm, True, p if p == p else None, seen)
+            for name, statistic, limit, alarm, p in zip(DETECTORS, *row, strict=True)
+            if statistic == statistic
+        )
+        for *row, seen in zip(*columns, strict=True)
+    ]

@@ -34,11 +34,17 @@ def population_stability_index(reference: Histogram, current: Histogram) -> tupl
     >>> psi.round(3).tolist(), p.round(3).tolist()
     ([0.0, 0.167], [1.0, 0.0])
     """
-    q, p = proportions(reference, current)
-    # sum_b (p_b - q_b) ln(p_b / q_b), which over (1/n + 1/m) is chi-square with B - 1 degrees of freedom
-    psi = ((p - q) * log_ratio(p, q)).sum(-1)
+    psi = psi_of_shares(*proportions(reference, current))
+    # over (1/n + 1/m) it is chi-square with B - 1 degrees of freedom
     free, unit = degrees(reference, current), per_event(reference, current)
     return np.maximum(0.0, psi - free * unit), chdtrc(np.maximum(free, 1.0), psi / unit)
+
+
+def psi_of_shares(q: Floats, p: Floats) -> Floats:
+    """PSI (...) of smoothed shares q and p (..., B)."""
+    # sum_b (p_b - q_b) ln(p_b / q_b)
+    psi: Floats = ((p - q) * log_ratio(p, q)).sum(-1)
+    return psi
 
 
 class PsiDetector(HistogramDetector):

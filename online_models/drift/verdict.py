@@ -4,6 +4,7 @@ import enum
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 
 from online_models.contracts.features import FeatureKind, FeatureSpec
@@ -23,8 +24,7 @@ class Verdict(enum.StrEnum):
     INCONCLUSIVE = "inconclusive"
 
 
-@dataclass(frozen=True, slots=True)
-class Moved:
+class Moved(msgspec.Struct, frozen=True, gc=False):
     """A coarse bin whose share of the events has changed: what it holds, its share in the reference and now."""
 
     bin: int
@@ -33,8 +33,7 @@ class Moved:
     now: float
 
 
-@dataclass(frozen=True, slots=True)
-class FeatureVerdict:
+class FeatureVerdict(msgspec.Struct, frozen=True):
     """A verdict and all that is behind it.
 
     readings : of each detector that applies

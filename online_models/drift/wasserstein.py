@@ -10,9 +10,11 @@
 from typing import ClassVar, Final
 
 import numpy as np
+import numpy.typing as npt
+from numba import njit
 
 from online_models.contracts.features import FeatureKind
-from online_models.drift.base import MIN_EVENTS, Floats, Histogram, HistogramDetector, Reading
+from online_models.drift.base import MIN_EVENTS, Floats, Histogram, HistogramDetector, Reading, laid_out
 from online_models.histograms import Counts
 
 THRESHOLD: Final = 0.15
@@ -27,18 +29,33 @@ def wasserstein(reference: Histogram, current: Histogram) -> Floats:
     >>> round(float(wasserstein(np.array([5000, 5000]), np.array([350, 150]))), 3)
     0.363
     """
-    m, n = reference.sum(-1, keepdims=True), current.sum(-1, keepdims=True)
-    q, p = reference / np.maximum(m, 1), current / np.maximum(n, 1)
-    below = np.cumsum(q, -1)
-    unit = np.where((m > 0) & (n > 0), 1 / np.maximum(n, 1) + 1 / np.maximum(m, 1), 0.0)
-    # E|F_n - F_m| = sqrt(2/pi F (1 - F) (1/n + 1/m))
-    expected = np.sqrt(2 / np.pi * np.maximum(below * (1 - below), 0.0) * unit)
-    apart = np.where(unit > 0, np.abs(np.cumsum(p - q, -1)), 0.0)
-    cell = np.arange(reference.shape[-1])
-    mean = (q * cell).sum(-1, keepdims=True)
-    deviation = np.sqrt((q * (cell - mean) ** 2).sum(-1))
-    distance: Floats = np.maximum((apart - expected).sum(-1), 0.0) / np.where(deviation > 0, deviation, 1.0)
-    return distance
+    found: Floats = distances_moved(*laid_out(reference, current))
+    return found.reshape(np.broadcast_shapes(reference.shape, current.shape)[:-1])
+
+
+@njit(cache=True, nogil=True)
+def distances_moved(reference: Floats, current: Floats, bounds: npt.NDArray[np.int64]) -> Floats:
+    """`wasserstein` (F,) of counts (C,) of many features, one after the other; `bounds` (F, 2) are where each begins and ends."""
+    out = np.zeros(len(bounds))
+    for row in range(len(bounds)):
+        held, now = reference[bounds[row, 0] : bounds[row, 1]], current[bounds[row, 0] : bounds[row, 1]]
+        m, n, middle = 0.0, 0.0, 0.0
+        for cell in range(held.size):
+            m, n, middle = m + held[cell], n + now[cell], middle + held[cell] * cell
+        if m == 0 or n == 0:
+            continue
+        middle /= m
+        unit = 2 / np.pi * (1 / n + 1 / m)
+        below, gap, distance, variance = 0.0, 0.0, 0.0, 0.0
+        for cell in range(held.size):
+            share = held[cell] / m
+            below += share
+            gap += now[cell] / n - share
+            # E|F_n - F_m| = sqrt(2/pi F (1 - F) (1/n + 1/m))
+            distance += abs(gap) - np.sqrt(max(below * (1 - below), 0.0) * unit)
+            variance += share * (cell - middle) ** 2
+        out[row] = max(distance, 0.0) / (np.sqrt(variance) if variance > 0 else 1.0)
+    return out
 
 
 def total_variation_distance(reference: Histogram, current: Histogram) -> Floats:

@@ -3,7 +3,7 @@ versions in windows."""
 
 import math
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 from psycopg2.extras import execute_values
@@ -14,6 +14,9 @@ from online_models.ports import DriftRow, FeatureWindowRow, FeatureWord, WindowR
 from online_models.stores.postgres import Cursor, Database, query
 
 T = TypeVar("T")
+
+PAGE_ROWS: Final = 1_000
+"""Most rows of features in one statement."""
 
 
 class PostgresWindows:
@@ -33,11 +36,17 @@ class PostgresWindows:
 
     def put_feature_windows(self, rows: Sequence[FeatureWindowRow]) -> None:
         """Insert or replace; idempotent by (model, window start, window end, feature)."""
-        latest = _last_per_key(rows, _feature_key)
-        # An empty array does not say what it is an array of.
-        template = f"({', '.join(['%s'] * 14)}, %s::float8[], %s, %s, %s::bigint[], %s::bigint[], %s::jsonb, "
-        template += f"{', '.join(['%s'] * 5)}, %s::text[], %s::bigint[], %s::bigint[])"
-        self._insert("upsert_feature_windows", [_to_columns(row) for row in sorted(latest, key=_feature_key)], template)
+        latest = sorted(_last_per_key(rows, _feature_key), key=_feature_key)
+        for first in range(0, len(latest), PAGE_ROWS):
+            self._put_page(latest[first : first + PAGE_ROWS])
+
+    def _put_page(self, rows: Sequence[FeatureWindowRow]) -> None:
+        # The server takes JSON apart: literals of SQL take this process five times as long to write, 0.13 ms a row.
+        page = msgspec.json.encode([_document(row) for row in rows]).decode()
+        self._database.run(
+            lambda cursor: cursor.execute(query("upsert_feature_windows"), (page,)),
+            idempotent=True,
+        )
 
     def put_feature_words(self, words: Sequence[FeatureWord]) -> None:
         """Insert; idempotent by (model, feature, fingerprint): the first text of a fingerprint stays."""
@@ -109,16 +118,27 @@ def _feature_key(row: FeatureWindowRow) -> tuple[str, int, int, str]:
     return (row.model, row.window_end_ms, row.window_start_ms, row.feature)
 
 
-def _to_columns(row: FeatureWindowRow) -> tuple[object, ...]:
-    """The values of a row in the order of `upsert_feature_windows`."""
-    return (
-        row.model, row.window_start_ms, row.window_end_ms, row.feature, row.kind, row.champion,
-        row.events, row.missing, row.verdict, _storable(row.why),
-        row.mean, row.sd, row.minimum, row.maximum, list(row.quantiles), row.cardinality, row.new_share,
-        [fingerprint for fingerprint, _ in row.heavy], [count for _, count in row.heavy],
-        msgspec.json.encode(row.statistics).decode(), row.p_value, row.effect, row.detectable,
-        row.information, row.rank, [_storable(label) for label in row.bins], list(row.counts), list(row.reference),
-    )  # fmt: skip
+def _document(row: FeatureWindowRow) -> dict[str, object]:
+    """The row by column of `feature_windows`, as JSON can hold it."""
+    return {
+        "model": row.model, "window_start_ms": row.window_start_ms, "window_end_ms": row.window_end_ms,
+        "feature": row.feature, "kind": row.kind, "champion": row.champion, "events": row.events,
+        "missing": row.missing, "verdict": row.verdict, "why": _storable(row.why),
+        "mean": _number(row.mean), "sd": _number(row.sd),
+        "minimum": _number(row.minimum), "maximum": _number(row.maximum),
+        "quantiles": [_number(each) for each in row.quantiles],
+        "cardinality": _number(row.cardinality), "new_share": _number(row.new_share),
+        "heavy_fingerprints": [fingerprint for fingerprint, _ in row.heavy],
+        "heavy_counts": [count for _, count in row.heavy],
+        "statistics": row.statistics, "p_value": _number(row.p_value), "effect": _number(row.effect),
+        "detectable": _number(row.detectable), "information": _number(row.information), "rank": row.rank,
+        "bins": [_storable(label) for label in row.bins], "counts": row.counts, "reference": row.reference,
+    }  # fmt: skip
+
+
+def _number(given: float | None) -> float | str | None:
+    """A number as JSON can hold it: the text of one that is not finite, which PostgreSQL reads too."""
+    return given if given is None or math.isfinite(given) else str(given)
 
 
 def _from_columns(columns: tuple[Any, ...]) -> FeatureWindowRow:

@@ -151,13 +151,17 @@ INSERT INTO window_reports (model, window_start_ms, window_end_ms, report) VALUE
 ON CONFLICT (model, window_start_ms, window_end_ms) DO UPDATE SET report = excluded.report;
 
 -- name: upsert_feature_windows
--- Insert or replace what features looked like in windows.
+-- Insert or replace what features looked like in windows, given as one JSON list of rows.
 INSERT INTO feature_windows (
     model, window_start_ms, window_end_ms, feature, kind, champion, events, missing, verdict, why,
     mean, sd, minimum, maximum, quantiles, cardinality, new_share, heavy_fingerprints, heavy_counts,
     statistics, p_value, effect, detectable, information, rank, bins, counts, reference
 )
-VALUES %s
+SELECT
+    model, window_start_ms, window_end_ms, feature, kind, champion, events, missing, verdict, why,
+    mean, sd, minimum, maximum, quantiles, cardinality, new_share, heavy_fingerprints, heavy_counts,
+    statistics, p_value, effect, detectable, information, rank, bins, counts, reference
+FROM json_populate_recordset(NULL::feature_windows, %s)
 ON CONFLICT (model, window_end_ms, window_start_ms, feature) DO UPDATE SET
     kind = excluded.kind, champion = excluded.champion, events = excluded.events, missing = excluded.missing,
     verdict = excluded.verdict, why = excluded.why, mean = excluded.mean, sd = excluded.sd,

@@ -151,6 +151,13 @@ def test_a_statistic_that_is_not_finite_comes_back_as_nan(database: Database) ->
     assert statistics["psi"] == 1.0
 
 
+def test_numbers_that_are_not_finite_come_back_as_they_were(database: Database) -> None:
+    store = PostgresWindows(database)
+    ends = dataclasses.replace(feature_row("a"), minimum=-math.inf, maximum=math.inf, quantiles=(-math.inf, 0.5))
+    store.put_feature_windows([ends])
+    assert store.feature_windows(MOVIES, 0, 10) == [ends]
+
+
 def test_a_word_keeps_its_first_text(database: Database) -> None:
     store = PostgresWindows(database)
     other = FeatureWord(ModelName("products"), "genres", 7, "Lamp")

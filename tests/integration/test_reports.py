@@ -37,6 +37,7 @@ def window(feature: str, day: int, model: ModelName = MOVIES, verdict: str = "st
         p_value=0.5,
         effect=day / 100,
         detectable=0.02,
+        information=0.2,
         rank=1,
         bins=(f"{bucket} of 64", "other", "missing"),
         counts=(900, 90, 10),

@@ -183,6 +183,19 @@ def test_any_split_into_batches_gives_the_same_panes_to_the_bit(
         assert bits(merged[p]) == bits(of([row for row, pane in log if pane == p], FEW))
 
 
+@given(st.lists(st.tuples(ROWS, st.integers(0, 2)), max_size=16), st.booleans(), st.booleans())
+@LAW
+def test_straight_from_the_values_and_by_way_of_cells_are_the_same_to_the_bit(
+    log: list[tuple[Row, int]], in_order: bool, profile: bool
+) -> None:
+    if in_order:
+        log.sort(key=lambda entry: entry[1])
+    layout = Layout(SPECS, profile)
+    columns, pane = observed([row for row, _ in log]), np.array([p for _, p in log], np.int64)
+    coded, _ = coded_sketch(layout, columns, pane, 3)
+    assert [bits(state) for state in sketch(layout, columns, pane, 3)] == [bits(state) for state in coded]
+
+
 @given(LOGS)
 @LAW
 def test_cells_for_the_ranking_are_those_that_the_histogram_counts(rows: list[Row]) -> None:

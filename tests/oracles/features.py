@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from online_models.columns import MappingColumns
+from online_models.construction import CLOCK
 from online_models.contracts.columns import FeatureColumns
 from online_models.contracts.events import EVENT_TYPES, EventType, utc
 from online_models.contracts.features import FeatureKind, FeatureSpec
@@ -116,6 +117,8 @@ def values_of(spec: FeatureSpec, row: Row) -> list[float] | list[Word]:
         return [held] if isinstance(held, float) else []
     if isinstance(held, float) and spec.kind is FeatureKind.CATEGORICAL and spec.edges:
         held = [bucket(held, spec.edges)]
+    elif isinstance(held, float) and spec.kind is FeatureKind.CATEGORICAL and spec.source in CLOCK:
+        held = number_words(held)
     words = held if isinstance(held, list) else []
     return [] if spec.kind is FeatureKind.CATEGORICAL and len(words) > 1 else words
 

@@ -141,9 +141,18 @@ def test_a_value_out_of_range_is_named_wherever_it_comes_from(
 
 
 def test_a_file_that_is_not_toml_is_named(own_folder: Path) -> None:
-    (own_folder / "penstock.toml").write_text("window_seconds: 5\n")
-    with pytest.raises(SettingsError, match=r"penstock\.toml: not valid TOML"):
+    for content in (b"window_seconds: 5\n", b"home = '\xff'\n"):
+        (own_folder / "penstock.toml").write_bytes(content)
+        with pytest.raises(SettingsError, match=r"penstock\.toml: not valid TOML"):
+            FlowSettings.load()
+
+
+def test_a_wrong_setting_is_told_in_one_line(own_folder: Path) -> None:
+    (own_folder / "penstock.toml").write_text("[flow]\nwindow_seconds = -1\nslide_second = 4\n")
+    with pytest.raises(SettingsError) as told:
         FlowSettings.load()
+    assert "\n" not in str(told.value)
+    assert "window_seconds: Input should be greater than 0; slide_second: Extra inputs" in str(told.value)
 
 
 def test_keys_of_other_processes_disturb_none(monkeypatch: pytest.MonkeyPatch) -> None:

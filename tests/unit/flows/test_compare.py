@@ -1,6 +1,8 @@
 """Two logs compared without stores: what changed is found, what did not is not, whatever the format and the split."""
 
 import itertools
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,6 +24,7 @@ from tests.log_files import WRITERS
 from tests.samples import MOVIES, event
 from tests.strategies import ndjson
 
+ROOT = Path(__file__).parents[3]
 HOUR_MS = 3_600_000
 START_MS = 1_300_000_000_000 // (24 * HOUR_MS) * (24 * HOUR_MS)
 BOUNDS = TimeBounds(0, 2**62)
@@ -213,3 +216,28 @@ def test_the_command_prints_and_writes(
     out = capsys.readouterr().out
     assert "0 of 2 features drifted" in out
     assert (tmp_path / "page.html").read_text().startswith("<!doctype html>")
+
+
+def test_without_the_extra_for_pages_only_pages_are_missing(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.ndjson", log_of(1_500, seed=21))
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        code = "import sys; sys.modules |= {'matplotlib': None, 'jinja2': None, 'markupsafe': None}\n"
+        code += "from flows.__main__ import main; sys.exit(main(sys.argv[1:]))"
+        return subprocess.run(
+            [sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+
+    for arguments in (["declare", path], ["tune", path], ["compare", path, path]):
+        done = run(*arguments)
+        assert done.returncode == 0, done.stderr
+    done = run("compare", path, path, "--html", str(tmp_path / "page.html"))
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "pip install 'penstock[report]'" in done.stderr
+
+
+def test_features_of_the_second_log_alone_are_declared_too(tmp_path: Path) -> None:
+    before, after = write(tmp_path / "a.ndjson", log_of(500, seed=22)), tmp_path / "b.ndjson"
+    after.write_bytes(ndjson([event(number, ts=START_MS, features={"late": 1.0}) for number in range(500)]))
+    logs = [parse_log(before), parse_log(str(after))]
+    assert {spec.name for spec in features_of(logs, FlowSettings(features=()), BOUNDS)} == {"rating", "genres", "late"}

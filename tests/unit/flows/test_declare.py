@@ -9,9 +9,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from flows.declare import bins_of, declare, main_declare, toml_of
+from flows.offline import Log, parse_log
+from flows.ranges import TimeRange
 from flows.settings import FlowSettings
 from online_models.contracts.events import EventType
-from online_models.contracts.features import DEFAULT_FEATURES, FeatureKind, FeatureSpec
+from online_models.contracts.features import DEFAULT_FEATURES, NUMERIC_BINS, FeatureKind, FeatureSpec
 from online_models.errors import SourceError
 from tests.log_files import WRITERS
 from tests.strategies import BOUNDS, sample_log
@@ -33,8 +35,12 @@ def write_table(path: Path, rows: int, columns: dict[str, Sequence[object]]) -> 
     pq.write_table(pa.table({**required, **columns}), path)
 
 
+def log_at(path: Path) -> Log:
+    return parse_log(str(path))
+
+
 def declared(path: Path) -> dict[str, FeatureSpec]:
-    return {spec.name: spec for spec in declare([path])}
+    return {spec.name: spec for spec in declare([log_at(path)])}
 
 
 @pytest.mark.parametrize("name", ["a.ndjson.gz", "a.csv", "a.parquet", "a.arrow"])
@@ -81,7 +87,8 @@ def test_crowded_values_get_bins_between_quantiles(tmp_path: Path) -> None:
     [[7.0] * 9, [0.0] * 9, [0.0] * 1000 + [1.0], [1.7e12, 1.7e12 + 1], [-1e308, 1e308], [0.0, 5e-324], [-3.0]],
 )
 def test_there_are_bins_for_any_values(numbers: list[float]) -> None:
-    low, high, edges = bins_of(np.array(numbers))
+    low, high, bins, edges = bins_of(np.array(numbers))
+    assert 0 < bins <= NUMERIC_BINS or (bins == 0 and edges)
     borders = edges or (low, high)
     assert all(np.isfinite(borders))
     assert all(np.diff(borders) > 0)
@@ -138,30 +145,40 @@ def test_what_is_printed_is_what_the_settings_load(tmp_path: Path) -> None:
     write_table(
         tmp_path / "a.parquet", 400, {"features.n": RNG.normal(size=400).tolist(), "features.w": ["x", "y"] * 200}
     )
-    specs = declare([tmp_path / "a.parquet"])
+    specs = declare([log_at(tmp_path / "a.parquet")])
     config = tmp_path / "penstock.toml"
     config.write_text(toml_of([*specs, odd, *DEFAULT_FEATURES]))
     assert FlowSettings.load(config).features == (*specs, odd, *DEFAULT_FEATURES)
-    config.write_text(main_declare([tmp_path / "a.parquet"]))
+    config.write_text(main_declare([log_at(tmp_path / "a.parquet")]))
     assert FlowSettings.load(config).features == tuple(specs)
 
 
-def test_only_the_first_events_are_looked_at(tmp_path: Path) -> None:
+def test_only_the_first_events_of_each_log_are_looked_at(tmp_path: Path) -> None:
     columns: dict[str, Sequence[object]] = {
         "features.early": [1.0] * 100 + [None] * 100,
         "features.late": [None] * 100 + [1.0] * 100,
     }
     write_table(tmp_path / "a.parquet", 200, columns)
     write_table(tmp_path / "b.parquet", 200, {"features.second": [1.0] * 200})
-    assert [spec.name for spec in declare([tmp_path / "a.parquet", tmp_path / "b.parquet"], 100)] == ["early"]
-    assert [spec.name for spec in declare([tmp_path / "a.parquet", tmp_path / "b.parquet"], 201)] == [
-        "early",
-        "late",
-        "second",
-    ]
+    one, other = log_at(tmp_path / "a.parquet"), log_at(tmp_path / "b.parquet")
+    together = parse_log(str(tmp_path / "*.parquet"))
+    assert [spec.name for spec in declare([together], 100)] == ["early"]
+    assert [spec.name for spec in declare([together], 201)] == ["early", "late", "second"]
+    assert [spec.name for spec in declare([one, other], 100)] == ["early", "second"]
+
+
+def test_only_events_of_the_stretch_are_looked_at(tmp_path: Path) -> None:
+    write_table(tmp_path / "a.parquet", 200, {"features.first": [1.0] * 200})
+    write_table(tmp_path / "b.parquet", 200, {"features.then": [1.0] * 200, "ts": [BOUNDS.earliest_ms + 9] * 200})
+    both, at = str(tmp_path / "*.parquet"), BOUNDS.earliest_ms
+    paths = parse_log(both).paths
+    assert [spec.name for spec in declare([Log(paths, TimeRange(at, at + 9))])] == ["first"]
+    assert [spec.name for spec in declare([Log(paths, TimeRange(at + 1, at + 99))])] == ["then"]
+    with pytest.raises(SourceError, match=r"but there are none in 1970-01-01\.\."):
+        declare([Log(paths, TimeRange(0, 1))])
 
 
 def test_a_log_without_events_is_an_error_that_says_why(tmp_path: Path) -> None:
     (tmp_path / "a.ndjson").write_bytes(b"broken\n")
     with pytest.raises(SourceError, match=r"a\.ndjson: expected events .* but JSON is malformed"):
-        declare([tmp_path / "a.ndjson"])
+        declare([log_at(tmp_path / "a.ndjson")])

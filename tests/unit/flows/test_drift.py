@@ -15,8 +15,8 @@ from online_models.columns import MappingColumns
 from online_models.contracts.artifacts import FeatureSketch
 from online_models.contracts.events import TYPE_CODES, EventType
 from online_models.contracts.features import FeatureKind, FeatureSpec
-from online_models.contracts.ids import ModelVersion
-from online_models.drift.policy import Policy
+from online_models.contracts.ids import ModelVersion, hash64
+from online_models.ports import FeatureWord
 from online_models.sketches import Layout, Sketches, sketch
 from tests.samples import MOVIES, batch, event
 
@@ -121,6 +121,19 @@ def test_an_alarm_is_confirmed_by_the_next_window_unless_it_is_overwhelming() ->
     assert alarm.reason.startswith("rating")
 
 
+def test_an_alarm_names_the_words_that_it_knows_and_the_rows_keep_the_buckets() -> None:
+    one = judge()
+    one.learn(FeatureWord(MOVIES, "genres", hash64("g0") >> 32, "g0"))
+    resumed = judge()
+    resumed.restore(pickle.loads(pickle.dumps(one.snapshot())))
+    for each in (one, resumed):
+        found = each.add(window(0, shift=0.3), CHAMPION)
+        (alarm,) = [alarm for alarm in found.alarms if alarm.feature == "genres"]
+        assert "'g0' " in alarm.reason
+        assert "'g1'" not in alarm.reason
+        assert not any(label == "g0" for label in found.features[1].bins)
+
+
 def test_restoring_and_going_on_equals_never_having_stopped() -> None:
     windows = [slight(hop) if hop % 4 else window(hop, events=150, shift=SLIGHT) for hop in range(9)]
     steady = judge()
@@ -143,19 +156,28 @@ def test_without_a_champion_a_window_is_reported_unjudged() -> None:
 
 
 def test_the_beginning_of_the_stream_stands_in_for_a_champion_that_is_not_there() -> None:
-    settings = SETTINGS.model_copy(update={"baseline_seconds": 4 * HOUR_MS // 1000})
+    settings = SETTINGS.model_copy(update={"baseline_seconds": 10 * HOUR_MS // 1000})
     one = judge(settings)
-    calm = [one.add(window(hop, events=6_000), None) for hop in range(16)]
-    assert {verdicts(each)["rating"] for each in calm[:15]} == {"unjudged"}
-    assert verdicts(calm[15])["rating"] == "stable"
-    moved = [one.add(window(hop, shift=0.2), None) for hop in (16, 17)]
+    calm = [one.add(window(hop, events=2_000), None) for hop in range(40)]
+    assert {verdicts(each)["rating"] for each in calm[:39]} == {"unjudged"}
+    assert verdicts(calm[39])["rating"] == "stable"
+    moved = [one.add(window(hop, shift=0.2), None) for hop in (40, 41)]
     assert {alarm.feature for alarm in moved[1].alarms} == {"rating", "genres"}
     assert not moved[1].has_champion
     resumed = judge(settings)
     resumed.restore(pickle.loads(pickle.dumps(one.snapshot())))
-    assert resumed.add(window(18, shift=0.2), None) == one.add(window(18, shift=0.2), None)
+    assert resumed.add(window(42, shift=0.2), None) == one.add(window(42, shift=0.2), None)
     # a champion takes its place
-    assert one.add(window(19), CHAMPION).features[0].champion == "v3"
+    assert one.add(window(43), CHAMPION).features[0].champion == "v3"
+
+
+def test_a_feature_that_the_champion_cannot_compare_is_compared_with_the_beginning() -> None:
+    settings = SETTINGS.model_copy(update={"baseline_seconds": 10 * HOUR_MS // 1000})
+    one = judge(settings)
+    for hop in range(40):
+        one.add(window(hop), reference(GENRES))
+    found = [one.add(window(hop, shift=0.2), reference(GENRES)) for hop in (40, 41)]
+    assert {alarm.feature for alarm in found[1].alarms} == {"rating", "genres"}
 
 
 @pytest.mark.parametrize(
@@ -219,8 +241,7 @@ def test_what_was_remembered_against_one_champion_says_nothing_against_the_next(
 
 
 def test_a_component_is_judged_by_its_own_policy() -> None:
-    blind = Policy(effect=10.0, min_events=200)
-    settings = SETTINGS.model_copy(update={"policies": {"recommender": blind}})
+    settings = SETTINGS.model_copy(update={"policies": {"recommender": {"effect": 10.0}}})
     assert verdicts(judge(settings).add(window(0, shift=0.3), CHAMPION))["rating"] == "stable"
 
 

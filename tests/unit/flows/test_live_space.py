@@ -54,7 +54,8 @@ def space(redis_url: str, tmp_path: Path) -> Iterator[tuple[LiveSpace, SmallMode
 def test_items_and_users_that_the_version_knows_are_placed(space: tuple[LiveSpace, SmallModel]) -> None:
     placed = space[0].place(MOVIES, batch(EVENTS))
     assert placed is not None
-    version, columns = placed
+    version, sampled, columns = placed
+    assert sampled.all()
     model = space[1]
     axes = Axes.of(model.item_factors, model.item_factors)
     expected = coordinates(model.item_factors[[0, 3]], axes)[:, 1]

@@ -9,11 +9,12 @@ import pytest
 from matplotlib.image import imread
 
 from flows import plots
+from flows.__main__ import main
 from flows.charts import HEIGHT, WIDTH, overlay
 from flows.feature_rows import Beside, shown_bins, with_words, words_by_feature
 from flows.pages import report_page, write_page
 from flows.ranges import TimeRange, parse_range
-from flows.reports import Report, last_windows, text_of, urgent
+from flows.reports import Report, against, last_windows, risen_words, text_of, told, urgent
 from online_models.contracts.events import EventType
 from online_models.contracts.features import FeatureKind, FeatureSpec
 from online_models.contracts.ids import hash64
@@ -44,6 +45,7 @@ def row(feature: str, day: int, verdict: str = "stable", effect: float = 0.01) -
         p_value=1e-9,
         effect=effect,
         detectable=0.02,
+        information=0.2,
         rank=1 if numeric else 2,
         bins=("below 1", "1 or more", "missing") if numeric else ("<script>alert(1)</script>", "other", "missing"),
         counts=(100, 300, 600),
@@ -196,8 +198,8 @@ def test_every_plot_is_a_picture_of_some_size(tmp_path: Path) -> None:
 def test_alarms_are_marked_in_red(tmp_path: Path) -> None:
     calm = dataclasses.replace(report(), history=[dataclasses.replace(r, verdict="stable") for r in report().history])
     red = []
-    for name, told in (("calm", calm), ("alarmed", report())):
-        plots.psi_over_time(told.history).savefig(tmp_path / name, format="png")
+    for name, shown in (("calm", calm), ("alarmed", report())):
+        plots.psi_over_time(shown.history).savefig(tmp_path / name, format="png")
         pixels = imread(tmp_path / name)[..., :3]
         red.append(int(((pixels[..., 0] > 0.8) & (pixels[..., 1] < 0.25)).sum()))
     assert red[0] == 0
@@ -233,3 +235,80 @@ def test_either_end_of_a_range_may_be_open() -> None:
     assert parse_range("..") == TimeRange()
     assert parse_range("..1970-01-02").end_ms == DAY_MS
     assert str(parse_range("1970-01-01T12:00:00Z..")) == "1970-01-01T12:00:00Z.."
+
+
+def fingerprint(text: str) -> int:
+    return hash64(text) >> 32
+
+
+def test_an_alarm_names_the_words_that_the_reference_hardly_had() -> None:
+    label = f"bucket {hash64('usual') % 64} of 64"
+    words = {"genres": {fingerprint(text): text for text in ("usual", "new", "rare")}}
+    heavy = ((fingerprint("usual"), 500), (fingerprint("new"), 300), (fingerprint("rare"), 40), (7, 300))
+    found = dataclasses.replace(
+        row("genres", 1, "drift"),
+        why="genres: 'all other words' 10 % -> 50 %",
+        heavy=heavy,
+        bins=(label, "other", "missing"),
+        counts=(500, 500, 200),
+        reference=(60, 940, 0),
+    )
+    # 4 % is less than the rarest word with a bin of its own had; 7 is no known word
+    assert risen_words(found, words) == [("new", 0.3)]
+    assert told(found, words).bins == ("usual", "other", "missing")
+    assert told(found, words).why.endswith("; not among the reference's frequent words: 'new' 30 %")
+    assert told(dataclasses.replace(found, verdict="stable"), words).why == found.why
+    assert told(found, {}).why == found.why
+
+
+def test_what_tells_nothing_has_no_rank() -> None:
+    rows = [dataclasses.replace(each, information=0.0) for each in report().history]
+    assert "ranking" not in plots.over_time(rows)
+    assert text_of(Report(MOVIES, rows[-2:], rows)).splitlines()[2].split()[-1] == "-"
+
+
+def test_a_page_counts_also_the_findings_that_it_leaves_out() -> None:
+    rows = [row("rating", day, "drift") for day in range(1, 204)]
+    page = report_page([Report(MOVIES, rows, rows)])
+    assert "movies: 203 findings" in page
+    assert "and 3 earlier ones" in page
+
+
+def test_coverage_never_reads_above_a_hundred_percent() -> None:
+    rows = [dataclasses.replace(row("rating", day), missing=0) for day in (1, 2, 3)]
+    (axes,) = plots.coverage_over_time(rows).axes
+    low, high = axes.get_ylim()
+    assert 0.9 < low <= 0.95
+    assert 1 < high < 1.01
+
+
+def test_other_words_do_not_flatten_the_frequent_ones() -> None:
+    of_words = dataclasses.replace(row("genres", 1), bins=("War", "other", "missing"), counts=(20, 900, 0))
+    (axes,) = plots.histogram(dataclasses.replace(of_words, reference=(30, 970, 0))).axes
+    assert axes.get_xlim()[1] < 0.05
+    assert [text.get_text() for text in axes.texts] == ["97.8%, in the reference 97.0%: beyond this scale"]
+
+
+def test_bins_between_quantiles_are_drawn_equally_wide() -> None:
+    spec = FeatureSpec("amount", FeatureKind.NUMERIC, "value", (EventType.PURCHASE,), edges=(0.0, 1.0, 2.0, 1_000.0))
+    chart = overlay(spec, np.array([0, 10, 10, 10, 0, 0]), np.array([0, 10, 10, 10, 0, 0]))
+    assert chart is not None
+    assert chart.ticks == ((0.0, "0"), (133.3, "1"), (266.7, "2"), (400.0, "1,000"))
+
+
+def test_a_report_says_what_windows_were_compared_with() -> None:
+    champion = row("rating", 1)
+    baseline = dataclasses.replace(champion, champion=None)
+    assert against([champion]) == "against v7"
+    assert against([baseline]) == "against the first part of the stream"
+    assert against([dataclasses.replace(baseline, reference=())]) == "without a reference"
+
+
+@pytest.mark.parametrize("windows", ["2020-13-01", "yesterday", "2020-01-01..2019-01-01"])
+def test_what_is_no_time_is_refused_before_a_store_is_opened(
+    windows: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["report", windows]) == 1
+    assert capsys.readouterr().err.startswith("penstock: expected a ")
+    assert list(tmp_path.iterdir()) == []

@@ -57,8 +57,47 @@ def test_policies_come_as_tables_and_an_unnamed_component_has_the_default_one() 
     assert (settings.policy("llm").rule, settings.policy("llm").q) == ("any", 0.05)
     assert settings.policy("recommender") == Policy(min_events=300)
     assert set(settings.policy_matrix) == {"recommender"}
-    with pytest.raises(ValueError, match="rule"):
-        FlowSettings.model_validate({"policies": {"llm": {"rule": "none"}}})
+    for wrong, told in (
+        ({"llm": {"rule": "none"}}, "rule"),
+        ({"llm": {"weights": {"chisquare": 1.0}}}, "chisquare"),
+        ({"recomender": {}}, "recomender"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            FlowSettings.model_validate({"policies": wrong})
+    assert (
+        FlowSettings.model_validate({"policies": {"recommender": {"rule": "any"}}}).policy("recommender").min_events
+        == 200
+    )
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"hgh": 3.0}, "unknown key hgh"),
+        ({"source": "nonsense"}, "expected a source"),
+        ({"low": 2.0, "high": 1.0}, "expected low < high"),
+    ],
+)
+def test_a_declaration_that_cannot_be_meant_is_refused(wrong: dict[str, object], told: str) -> None:
+    table = {"name": "f", "kind": "numeric", "source": "value", "types": ["click"], **wrong}
+    with pytest.raises(ValueError, match=told):
+        FlowSettings.model_validate({"features": [table]})
+    twice = {"name": "f", "kind": "numeric", "source": "value", "types": ["click"]}
+    with pytest.raises(ValueError, match="distinct names"):
+        FlowSettings.model_validate({"features": [twice, twice]})
+
+
+def test_a_baseline_too_short_to_learn_from_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least 40 panes"):
+        FlowSettings(window_seconds=86_400, baseline_seconds=604_800)
+    assert FlowSettings(window_seconds=86_400, baseline_seconds=864_000).baseline_seconds == 864_000
+
+
+def test_what_the_state_of_windows_depends_on_changes_its_hash() -> None:
+    usual = FlowSettings().monitoring_hash
+    assert FlowSettings(cooldown_seconds=5, min_window_events=9).monitoring_hash == usual
+    for changed in ({"window_seconds": 60}, {"profile": False}, {"features": ()}, {"rank_pairs": 0}):
+        assert FlowSettings.model_validate(changed).monitoring_hash != usual
 
 
 def test_an_event_type_cannot_be_success_and_failure() -> None:

@@ -58,6 +58,16 @@ def test_an_outcome_alarm_triggers_alone() -> None:
     assert reasons(run([signal(1, alone=True)])) == ["Trigger"]
 
 
+def test_a_moved_feature_does_not_make_a_fall_of_outcomes_wait_and_the_reverse_does() -> None:
+    def fall(hour: int) -> Signal:
+        return replace(signal(hour, alone=True), outcome=True)
+
+    moved, longer = [signal(1), signal(2)], signal(1, alone=True)
+    assert reasons(run([*moved, fall(3), fall(4)])) == ["hysteresis", "Trigger", "Trigger", "cooldown"]
+    assert reasons(run([longer, fall(2)])) == ["Trigger", "Trigger"]
+    assert reasons(run([fall(1), signal(2), signal(3)])) == ["Trigger", "hysteresis", "cooldown"]
+
+
 def test_the_budget_bounds_a_day_and_is_fresh_on_the_next() -> None:
     policy = TriggerPolicy(hysteresis=1, cooldown_ms=0, daily_budget=2)
     day = [signal(hour, alone=True) for hour in (1, 2, 3, 25)]
@@ -79,18 +89,23 @@ def test_an_impossible_policy_is_refused(bad: dict[str, int]) -> None:
         TriggerPolicy(**{"hysteresis": 1, "cooldown_ms": 0, "daily_budget": 1, **bad})
 
 
-@given(st.lists(st.tuples(st.integers(0, 2), st.booleans(), st.booleans(), st.integers(0, 3)), max_size=60))
+@given(st.lists(st.tuples(st.integers(0, 2), st.booleans(), st.integers(0, 2), st.integers(0, 3)), max_size=60))
 def test_no_sequence_of_signals_exceeds_the_rate_or_goes_unanswered(
-    steps: list[tuple[int, bool, bool, int]],
+    steps: list[tuple[int, bool, int, int]],
 ) -> None:
     hour, signals = 0, []
-    for gap, drifted, alone, settle in steps:
+    for gap, drifted, kind, settle in steps:  # kind 0: of a window, 1: of a longer one, 2: a fall of outcomes
         hour += gap
-        signals.append(replace(signal(hour, drifted, alone), settle_ms=settle * HOUR_MS))
-    fired: list[int] = []
+        told = signal(hour, drifted, kind > 0)
+        signals.append(replace(told, settle_ms=settle * HOUR_MS, outcome=kind == 2))
+    fired: list[tuple[int, bool]] = []
     for each, decided in zip(signals, run(signals), strict=True):
-        fired += [each.window_end_ms for decision in decided if isinstance(decision, Trigger)]
+        triggers = [decision for decision in decided if isinstance(decision, Trigger)]
+        fired += [(each.window_end_ms, trigger.signal.outcome) for trigger in triggers]
         assert sum(decision.signal is each for decision in decided) == each.drifted
-    assert all(later - earlier >= POLICY.cooldown_ms for earlier, later in pairwise(fired))
-    days = [moment // DAY_MS for moment in fired]
+    falls = [moment for moment, fall in fired if fall]
+    assert all(later - earlier >= POLICY.cooldown_ms for earlier, later in pairwise(falls))
+    for (earlier, _), (later, fall) in pairwise(fired):
+        assert fall or later - earlier >= POLICY.cooldown_ms
+    days = [moment // DAY_MS for moment, _ in fired]
     assert all(days.count(day) <= POLICY.daily_budget for day in days)

@@ -98,11 +98,11 @@ def test_the_reference_is_the_first_share_or_a_range(log: Log) -> None:
 
 
 def test_the_usual_sets_go_in_both_directions_from_the_settings() -> None:
-    ours = Policy(q=0.02, effect=0.1)
-    settings = FlowSettings(policies={"recommender": ours}, hysteresis_windows=3)
+    settings = FlowSettings(policies={"recommender": {"q": 0.02, "effect": 0.1}}, hysteresis_windows=3)
+    ours = Policy(q=0.02, effect=0.1, min_events=settings.min_window_events)
     sets = {each.name: each for each in usual_sets(settings, ["llm", "recommender"])}
     assert list(sets) == ["settings", "published", "stricter", "looser"]
-    assert sets["settings"].policies == {"llm": Policy(), "recommender": ours}
+    assert sets["settings"].policies == {"llm": Policy(min_events=settings.min_window_events), "recommender": ours}
     assert sets["stricter"].policies["recommender"].q < ours.q < sets["looser"].policies["recommender"].q
     assert sets["stricter"].policies["recommender"].effect > ours.effect > sets["looser"].policies["recommender"].effect
     assert not sets["published"].policies["llm"].calibrated
@@ -174,3 +174,17 @@ def test_the_command_prints_a_table_and_writes_json(
     assert len(json.loads((tmp_path / "out.json").read_text())["sets"]) == 4
     assert main(["tune", str(log.paths[0]), "--sets", "none.toml"]) == 1
     assert "--sets: none.toml" in capsys.readouterr().err
+
+
+def test_a_log_too_small_for_a_verdict_is_not_called_calm(log: Log) -> None:
+    few = Log(log.paths, TimeRange(START_MS, START_MS + HOUR_MS // 20))
+    span = TimeRange(START_MS, START_MS + HOUR_MS // 40)
+    (found,) = tune(few, span, SETTINGS, [SHIPPED], BOUNDS)
+    assert (found.windows, found.alarms) == (0, [])
+    assert text_of([found], span).endswith("no window held enough events for a verdict")
+
+
+def test_a_log_without_events_says_why_its_first_row_is_none(tmp_path: Path) -> None:
+    (tmp_path / "a.ndjson").write_bytes(b"broken\n")
+    with pytest.raises(SourceError, match=r"no acceptable event, the first row was refused: JSON is malformed"):
+        reference_span(None, parse_log(str(tmp_path / "a.ndjson")), SETTINGS, BOUNDS)

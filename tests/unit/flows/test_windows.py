@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flows.combine import PaneDelta, WindowDelta
-from flows.windows import ClosedWindow, Length, Windows
+from flows.windows import ClosedWindow, Length, Merged, Windows
 from online_models.sketches import Sketches
 
 PANE_MS = 1000
@@ -52,6 +52,17 @@ def test_a_slow_partition_holds_the_watermark_back_until_it_is_idle() -> None:
     windows.add(delta([100], "slow"), 0.0)
     assert found(windows.add(delta([5000], "fast"), 1.0)) == []
     assert found(windows.add(delta([5100], "fast"), 31.0)) == [(0, 1000, 1)]
+
+
+def test_panes_of_a_window_are_added_up_by_their_tags() -> None:
+    parts = [{"": counted(1)}, {"": counted(2), "v1": counted(5)}]
+    merged = Merged(parts)
+    assert {tag: int(sketches.sums[0]) for tag, sketches in merged.items()} == {"": 3, "v1": 5}
+    assert ("v1" in merged, "v2" in merged, merged.get("v2"), len(merged)) == (True, False, None, 2)
+
+
+def counted(events: int) -> Sketches:
+    return Sketches(np.array([events]), np.zeros(1, np.uint8), np.zeros((1, 2)))
 
 
 def test_an_empty_stretch_of_years_is_skipped() -> None:
@@ -129,3 +140,21 @@ def test_several_lengths_close_over_the_same_panes() -> None:
 def test_impossible_windows_are_refused(wrong: Callable[[], Windows]) -> None:
     with pytest.raises(ValueError, match="expected"):
         wrong()
+
+
+def test_what_only_a_longer_window_still_takes_is_late_all_the_same() -> None:
+    windows = Windows(PANE_MS, [Length(1, 1), Length(4, 2)], 0, idle_seconds=30.0)
+    windows.add(delta([500, 3500]), 0.0)
+    closed = windows.add(delta([1500, 4500]), 0.0)
+    assert windows.progress.late == 1
+    assert found(closed) == [(3000, 4000, 1), (0, 4000, 3)]
+
+
+def test_a_partition_that_is_silent_since_a_restart_becomes_idle() -> None:
+    before = windows_of()
+    before.add(delta([100], "gone"), 0.0)
+    before.add(delta([5000], "here"), 1.0)
+    after = windows_of()
+    after.restore(before.snapshot())
+    assert found(after.add(delta([5100], "here"), 1000.0)) == []
+    assert found(after.add(delta([5200], "here"), 1031.0)) == [(0, 1000, 1)]

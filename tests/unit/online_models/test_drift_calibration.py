@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from online_models.drift.buckets import BURSTS, POPULARITY, SHARES, word_tests
+from online_models.drift.buckets import BURSTS, POPULARITY, SHARES, SHIFT, bucket_sums, word_tests
 from online_models.drift.calibration import HABITS, MIN_PANES, Habits, adjusted, detectable, residuals
 from online_models.drift.fdr import benjamini_hochberg
 from online_models.drift.policy import Policy, combine
@@ -154,6 +154,42 @@ def test_each_test_of_words_finds_what_it_asks_for() -> None:
     for other, test in ((mixed, SHARES), (burst, BURSTS), (steeper, POPULARITY)):
         window = rng.multinomial(2_000, other / other.sum()).astype(np.float64)
         assert of_words(reference, window)[test] < 1e-6
+
+
+def sums_of(reference: F64, window: F64, habit: float) -> F64:
+    """What the tests of words are made of, bucket by bucket."""
+    k = reference + window
+    h, k = window[k > 0], k[k > 0]
+    m, n = reference.sum(), window.sum()
+    f = n / (n + m)
+    v = f * (1 - f)
+    away = h - k * f
+    u = np.where(k > 1, (away**2 - (1 - 2 * f) * away) / (k * v) - 1, 0.0)
+    mean = (k - 1) * v * habit
+    variance = 2 * (k - 1) / k * (1 + mean) ** 2
+    third = (4 * (k - 1) * (1 - 2 * f) ** 2 / v + 8 * (k - 1) * (k - 2)) / k**2 * (1 + mean) ** 3
+    found = []
+    for w in (SHIFT * v * k / (1 + SHIFT * v * k), np.ones(len(k))):
+        w = np.where(k > 1, w, 0.0)
+        found += [(w * u).sum(), (w * mean).sum(), (w**2 * variance).sum(), (w**3 * third).sum()]
+    square = (k * np.log(k) ** 2 * (1 + k * v * habit)).sum() - (k * np.log(k)).sum() ** 2 / (n + m)
+    return np.array([*found, (np.log(k) * away).sum(), v * max(square, 0.0), 1 / n + 1 / m])
+
+
+@pytest.mark.parametrize("draws", [1.0, 0.25, 0.3])
+@pytest.mark.parametrize("habit", [0.0, 0.01])
+def test_sums_over_buckets_are_those_of_bucket_by_bucket(draws: float, habit: float) -> None:
+    rng = np.random.default_rng(9)
+    sides: list[tuple[F64, F64]] = []
+    for words, events in ((4_000, 2_000), (50, 40_000), (3, 9)):  # few, more than 1,024, and hardly any in a bucket
+        law = np.bincount(rng.integers(0, 4_096, words), zipf(words), 4_096)
+        drawn: F64 = 4.0 * rng.multinomial([10 * events, events], law).astype(np.float64)
+        sides.append((drawn[0], drawn[1]))
+    reference, window = (np.concatenate(each) for each in zip(*sides, strict=True))
+    bounds = np.array([[0, 4_096], [4_096, 8_192], [8_192, 12_288]])
+    found = bucket_sums(reference, window, bounds, np.full(3, habit), np.full(3, draws), SHIFT)
+    for row, (r, h) in enumerate(sides):
+        assert found[row] == pytest.approx(sums_of(r * draws, h * draws, habit), rel=1e-9, abs=1e-9)
 
 
 def test_words_that_come_in_groups_are_not_drift() -> None:

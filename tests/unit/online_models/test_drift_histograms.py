@@ -16,11 +16,12 @@ from online_models.drift.chi_square import ChiSquareDetector, chi_square_diverge
 from online_models.drift.composite import Agreement, two_of_three
 from online_models.drift.js import JsDetector, jensen_shannon
 from online_models.drift.kl import KlDetector, kl_divergence
-from online_models.drift.ks import KsDetector, kolmogorov_smirnov, total_variation
+from online_models.drift.ks import KsDetector, kolmogorov_smirnov, largest_gaps, total_variation
 from online_models.drift.psi import PsiDetector, population_stability_index
+from online_models.drift.references import coarsen, sums_between
 from online_models.drift.verdict import Verdict
-from online_models.drift.wasserstein import WassersteinDetector
-from online_models.histograms import Counts, count_hashed, count_numeric
+from online_models.drift.wasserstein import WassersteinDetector, distances_moved, wasserstein
+from online_models.histograms import Counts, count_hashed, count_numeric, rebin
 
 F64 = npt.NDArray[np.float64]
 DETECTORS: tuple[type[HistogramDetector], ...] = (
@@ -264,3 +265,49 @@ def test_a_detector_does_not_share_the_callers_reference() -> None:
     reference[:] = [0, 0, 0, 5000, 0]
     detector.update(window)
     assert not detector.drift_detected
+
+
+def test_kernels_over_many_features_give_what_each_feature_gives_alone() -> None:
+    rng = np.random.default_rng(10)
+    cells = (1, 3, 40, 256, 7)
+    held = [rng.integers(0, 50, each).astype(np.float64) for each in cells]
+    now = [rng.integers(0, 50, each).astype(np.float64) for each in cells]
+    held[1][:], now[4][:] = 0.0, 0.0  # empty sides
+    ends = np.cumsum(cells)
+    bounds = np.stack([ends - cells, ends], 1)
+    for kernel in (largest_gaps, distances_moved):
+        whole = kernel(np.concatenate(held), np.concatenate(now), bounds)
+        alone = [kernel(r, h, np.array([[0, len(r)]]))[0] for r, h in zip(held, now, strict=True)]
+        assert whole.tolist() == alone
+        assert whole[[1, 4]].tolist() == [0.0, 0.0]
+        assert (whole[2:4] > 0).all()
+
+
+def test_wasserstein_is_scipys_less_its_bias_in_standard_deviations() -> None:
+    rng = np.random.default_rng(11)
+    reference, window = rng.multinomial(5_000, np.ones(60) / 60), rng.multinomial(500, np.arange(60) / 1_770)
+    place, q = np.arange(60), reference / 5_000
+    below = np.cumsum(q)
+    expected = np.sqrt(2 / np.pi * np.maximum(below * (1 - below), 0) * (1 / 500 + 1 / 5_000)).sum()
+    apart = stats.wasserstein_distance(place, place, reference, window) - expected
+    deviation = np.sqrt((q * (place - (q * place).sum()) ** 2).sum())
+    assert float(wasserstein(reference, window)) == pytest.approx(apart / deviation, rel=1e-9)
+    assert wasserstein(reference, np.stack([window, reference])).shape == (2,)
+
+
+@given(st.integers(0, 2**32 - 1))
+@settings(max_examples=30, deadline=None)
+def test_coarse_counts_of_many_features_are_those_of_each(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    counts = [rng.poisson(3, size).astype(np.int64) for size in (4, 259, 30)]
+    to = [rebin(each, kind) for each, kind in zip(counts, (NUMERIC, NUMERIC, CATEGORICAL), strict=True)]
+    ends = np.cumsum([len(each) for each in counts])
+    bounds = np.stack([np.append(0, ends[:-1]), ends], 1)
+    coarse_of = np.concatenate([each.coarse_of for each in to]).astype(np.uint16)
+    fine = np.concatenate(counts).astype(np.float64)
+    bins = max(each.bins for each in to)
+    found = coarsen(fine, bounds, coarse_of, bins)
+    for row, each in enumerate(to):
+        assert found[row, : each.bins].tolist() == each.apply(counts[row]).tolist()
+        assert not found[row, each.bins :].any()
+    assert sums_between(fine, bounds).tolist() == [int(each.sum()) for each in counts]

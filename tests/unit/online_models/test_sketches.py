@@ -1,7 +1,11 @@
 """What people read from sketches, and how batches of many shapes get there; the laws are in tests/laws/test_sketch_laws.py."""
 
 import math
+import pickle
+import tracemalloc
+import weakref
 from dataclasses import replace
+from functools import reduce
 
 import msgspec
 import numpy as np
@@ -12,7 +16,7 @@ from online_models.contracts.columns import Column
 from online_models.contracts.events import EVENT_TYPES, EventType
 from online_models.contracts.features import DEFAULT_FEATURES, FeatureKind, FeatureSpec
 from online_models.contracts.ids import hash64
-from online_models.sketches import FeatureState, Layout, coded_sketch, sketch
+from online_models.sketches import FEW, FeatureState, FewEvents, Layout, Sketches, coded_sketch, sketch
 from tests.oracles.features import Row, Rows, observed
 
 ALL = tuple(EventType)
@@ -209,3 +213,109 @@ def test_what_was_restored_can_be_merged() -> None:
     twice = layout.unpacked(state.packed()).merged(state)
     assert layout.state(twice, "w").heavy(1) == [(hash64("a") >> 32, 2)]
     assert layout.state(twice, "n").mean == pytest.approx(1.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("profile", [True, False])
+@pytest.mark.parametrize("panes", [3, 1_000])
+@pytest.mark.parametrize("order", ["one", "sorted", "shuffled"])
+def test_many_values_straight_and_by_way_of_cells_give_the_same_bits(order: str, panes: int, profile: bool) -> None:
+    rng = np.random.default_rng(8)
+    n = 20_000
+    numbers = np.where(rng.random(n) < 0.1, np.nan, rng.normal(0.5, 0.4, n))
+    numbers[:3] = np.inf, -np.inf, -0.0
+    some = np.flatnonzero(rng.random(n) < 0.7).astype(np.int32)
+    words = rng.zipf(1.3, n).astype(np.uint64) * np.uint64(7919)
+    twice = np.sort(rng.integers(0, n, n)).astype(np.int32)
+    features = Columns(
+        all=Column(None, numbers),
+        present=Column(None, np.nan_to_num(numbers)),
+        some=Column(some, numbers[some]),
+        word=Column(word_rows=None, words=words),
+        rare=Column(word_rows=some, words=words[some]),
+        tags=Column(word_rows=twice, words=words),
+    )
+    kinds = {"word": FeatureKind.CATEGORICAL, "rare": FeatureKind.CATEGORICAL, "tags": FeatureKind.MULTI_VALUED}
+    edged, few = (0.0, 0.3, 1.0), ALL[:2]
+    specs = [
+        spec
+        for name in ("all", "present", "some")
+        for source in [f"features.{name}"]
+        for spec in (
+            FeatureSpec(name, FeatureKind.NUMERIC, source, ALL),
+            FeatureSpec(f"{name} of few types", FeatureKind.NUMERIC, source, few),
+            FeatureSpec(f"{name} between edges", FeatureKind.NUMERIC, source, ALL, edges=edged),
+        )
+    ]
+    for name, kind in kinds.items():
+        specs += [
+            FeatureSpec(f"{name} {buckets}", kind, f"features.{name}", types, bins=buckets)
+            for buckets, types in ((64, ALL), (100, ALL), (4_096, few))
+        ]
+    layout = Layout(specs, profile)
+    codes = rng.integers(0, len(ALL), n).astype(np.int8)
+    batch = replace(observed([Row()] * n), features=features, type=codes)
+    pane = rng.integers(0, panes, n) if order != "one" else np.zeros(n, np.int64)
+    if order == "sorted":
+        pane.sort()
+    coded, _ = coded_sketch(layout, batch, pane, panes)
+    straight = sketch(layout, batch, pane, panes)
+    for one, other in zip(straight, coded, strict=True):
+        assert all(np.array_equal(*pair) for pair in zip(one.vectors(), other.vectors(), strict=True))
+    (whole,) = sketch(layout, batch, np.zeros(n, np.int64), 1)
+    assert reduce(Sketches.merged, straight).packed() == whole.packed()
+    assert sum(layout.state(each, "some").values for each in coded) == np.count_nonzero(~np.isnan(numbers[some]))
+
+
+def words_in_panes(events: int, panes: int) -> tuple[Layout, list[Sketches]]:
+    rng = np.random.default_rng(3)
+    columns = Columns(w=Column(word_rows=None, words=rng.integers(0, 2**64, events, np.uint64)))
+    specs = [WORD, msgspec.structs.replace(WORD, name="v", bins=4_096), NUMBER]
+    batch = replace(observed([Row()] * events), features=columns, value=rng.normal(5, 3, events))
+    layout = Layout(specs)
+    return layout, sketch(layout, batch, np.arange(events) % panes, panes)
+
+
+def test_few_events_are_kept_as_values_and_merge_with_many_to_the_bit() -> None:
+    layout, few = words_in_panes(2 * (FEW - 1), 2)
+    _, (many,) = words_in_panes(FEW, 1)
+    assert [type(each) for each in (*few, many)] == [FewEvents, FewEvents, Sketches]
+    dense = [Sketches(*each.vectors()) for each in (few[0], few[1], many)]
+    expected = reduce(Sketches.merged, dense).packed()
+    before = many.packed()
+    assert many.merged(few[0]).merged(few[1]).packed() == expected
+    assert few[0].merged(few[1]).merged(many).packed() == expected
+    assert few[1].merged(many.merged(few[0])).packed() == expected
+    assert many.packed() == before  # neither was changed
+    assert [each.packed() for each in few] == [each.packed() for each in dense[:2]]
+    for name in layout.slots:
+        assert layout.state(few[0], name).counts.tolist() == layout.state(dense[0], name).counts.tolist()
+        assert layout.state(few[0], name).events == FEW - 1
+
+
+def test_few_events_survive_pickling() -> None:
+    _, few = words_in_panes(30, 3)
+    assert [each.packed() for each in pickle.loads(pickle.dumps(few))] == [each.packed() for each in few]
+
+
+def test_states_of_thousands_of_panes_take_little_memory() -> None:
+    words_in_panes(100, 2)  # compiled before
+    tracemalloc.start()
+    _, states = words_in_panes(16_000, 2_000)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 30e6 < len(states) * sum(each.nbytes for each in states[0].vectors()) / 10
+
+
+def test_few_events_do_not_keep_their_batch() -> None:
+    words = np.arange(300, dtype=np.uint64)
+    kept = weakref.ref(words)
+    batch = replace(observed([Row()] * 300), features=Columns(w=Column(word_rows=None, words=words)))
+    states = sketch(Layout([WORD]), batch, np.arange(300) // 10, 30)
+    del batch, words
+    assert len(states) == 30
+    assert kept() is None
+
+
+def test_no_features_have_no_state() -> None:
+    (state,) = sketch(Layout([]), observed([Row()]), np.zeros(1, np.int64), 1)
+    assert [len(each) for each in state.vectors()] == [0, 0, 0]

@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from online_models.contracts.artifacts import FeatureSketch
-from online_models.contracts.columns import FeatureColumns
 from online_models.contracts.events import TYPE_CODES, EventType
 from online_models.contracts.features import WORD_BUCKETS, FeatureKind, FeatureSpec
 from online_models.embedding_space import EmbeddingColumns
@@ -20,7 +19,9 @@ from retrain_workers.datasets import (
     DAY_MS,
     MAX_PANES,
     SKETCH_EVENTS,
+    USUAL_PANE_MS,
     Dataset,
+    Places,
     content_sha256,
     dataset_of,
     decayed_preferences,
@@ -153,7 +154,7 @@ def stored(times_ms: list[int], kinds: list[EventType] | None = None) -> Interac
     )
 
 
-def sketch_of(columns: Interactions, spec: FeatureSpec, places: FeatureColumns | None = None) -> FeatureSketch:
+def sketch_of(columns: Interactions, spec: FeatureSpec, places: Places | None = None) -> FeatureSketch:
     (sketch,) = reference_sketches(columns, "movies", [spec], 1e6, places)
     return sketch
 
@@ -187,12 +188,17 @@ def test_panes_without_events_of_the_feature_are_left_out() -> None:
 
 
 def test_only_the_newest_panes_are_kept_and_all_events_are_counted() -> None:
-    weeks = [week * 7 * DAY_MS for week in range(MAX_PANES + 20)]
-    sketch = sketch_of(stored(weeks), RATING)
+    quarters = [quarter * USUAL_PANE_MS for quarter in range(MAX_PANES + 20)]
+    sketch = sketch_of(stored(quarters), RATING)
     assert len(sketch.panes) == MAX_PANES
-    # weeks since the epoch are aligned, so the newest event begins the newest pane
-    assert sketch.pane_starts_ms[-1] == weeks[-1]
-    assert sum(sketch.counts) == len(weeks)
+    # quarters of days since the epoch are aligned, so the newest event begins the newest pane
+    assert sketch.pane_starts_ms[-1] == quarters[-1]
+    assert sum(sketch.counts) == len(quarters)
+
+
+def test_rare_events_are_told_by_longer_panes() -> None:
+    sketch = sketch_of(stored([week * 7 * DAY_MS for week in range(60)]), RATING)
+    assert (sketch.pane_ms, len(sketch.panes)) == (DAY_MS, 58)
 
 
 def test_nothing_stored_gives_an_empty_reference() -> None:
@@ -206,11 +212,31 @@ def test_places_in_the_space_of_the_model_are_sketched_for_the_newest_events() -
     columns = stored([minute * 60_000 for minute in range(n)])
     rows, points = np.arange(0, n, 2, dtype=np.int32), np.linspace(-3.9, 3.9, n // 2)[:, None]
     places = EmbeddingColumns((rows, points), (rows[:0], points[:0]))
-    (newest,) = reference_sketches(columns, "movies", [axis], 1e-6, places)
-    assert sum(newest.counts) == SKETCH_EVENTS
+    (newest,) = reference_sketches(columns, "movies", [axis], 1e-6, Places(np.ones(n, np.bool_), places))
+    assert sum(newest.counts) == newest.events == SKETCH_EVENTS
     assert newest.counts[-1] == SKETCH_EVENTS // 2
     assert newest.counts[1] < newest.counts[8] == (points >= 3).sum()
-    assert sketch_of(columns, axis).counts[-1] == n
+    # the events of users that are not in the sample are none of the feature's
+    sampled = np.arange(n) % 4 < 2
+    (some,) = reference_sketches(columns, "movies", [axis], 1e-6, Places(sampled, places))
+    assert (some.events, some.counts[-1]) == (SKETCH_EVENTS // 2, SKETCH_EVENTS // 4)
+    assert reference_sketches(columns, "movies", [axis], 1e-6) == []
+
+
+def test_panes_are_those_of_the_windows_however_long_the_reference_is() -> None:
+    quarters = [number * USUAL_PANE_MS for number in range(1_200)]  # 300 days
+    sketch = sketch_of(stored(quarters), RATING)
+    assert (sketch.pane_ms, len(sketch.panes)) == (USUAL_PANE_MS, MAX_PANES)
+    (hourly,) = reference_sketches(stored(quarters), "movies", [RATING], 30, pane_seconds=86_400)
+    assert hourly.pane_ms == 86_400_000
+
+
+def test_a_feature_of_impressions_is_declared_without_them_since_training_reads_none() -> None:
+    shown = msgspec.structs.replace(RATING, types=(EventType.IMPRESSION, EventType.RATING))
+    (sketch,) = reference_sketches(stored([0]), "movies", [shown], 30)
+    assert sketch.feature == msgspec.structs.replace(shown, types=(EventType.RATING,))
+    only = msgspec.structs.replace(RATING, types=(EventType.IMPRESSION,))
+    assert reference_sketches(stored([0]), "movies", [only], 30) == []
 
 
 def test_the_sketches_of_words_stay_small_in_a_manifest() -> None:
