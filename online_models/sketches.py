@@ -31,7 +31,7 @@ from online_models.panes import Cut
 Pane = npt.NDArray[np.integer]
 
 FEW: Final = 256
-"""A pane with fewer events is kept as their values."""
+"""A pane with fewer events is kept as their values: those of a number then take no more than its state of 2 kB."""
 
 
 @dataclass(frozen=True, slots=True)
