@@ -7,14 +7,25 @@ from typing import Any, Final
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from flows.live import Reference
 from flows.windows import ClosedWindow
 from online_models.contracts.artifacts import FeatureSketch
 from online_models.histograms import Counts, rebin
-from online_models.sketches import Layout
+from online_models.sketches import FeatureState, Layout
 
 SCHEMA: Final = 1
+
+
+Filled = tuple[npt.NDArray[np.int64], Counts, int]
+"""The cells of a pane with a count, their counts, and the events behind them: most of many cells are empty."""
+
+
+def filled(state: FeatureState) -> Filled:
+    """A feature's fine counts without the empty ones."""
+    cells = np.flatnonzero(state.counts)
+    return cells, state.counts[cells].astype(np.int64), state.events
 
 
 class Baseline:
@@ -29,7 +40,7 @@ class Baseline:
     def __init__(self, layout: Layout, seconds: int) -> None:
         self._layout = layout
         self._span_ms = seconds * 1000
-        self._panes: dict[int, list[Counts]] = {}
+        self._panes: dict[int, list[Filled]] = {}
         self._reference: Reference | None = None
 
     def add(self, window: ClosedWindow) -> Reference | None:
@@ -37,11 +48,8 @@ class Baseline:
         if self._reference is None:
             start_ms = window.end_ms - window.pane_ms
             if "" in window.newest:
-                counts = [
-                    self._layout.state(window.newest[""], spec.name).counts.astype(np.int64)
-                    for spec in self._layout.specs
-                ]
-                self._panes[start_ms] = counts
+                newest = window.newest[""]
+                self._panes[start_ms] = [filled(self._layout.state(newest, spec.name)) for spec in self._layout.specs]
             if self._panes and window.end_ms - min(self._panes) >= self._span_ms:
                 self._reference = Reference(None, tuple(self._sketches(window.pane_ms)))
                 self._panes = {}
@@ -51,11 +59,18 @@ class Baseline:
         starts = sorted(self._panes)
         sketches = []
         for place, spec in enumerate(self._layout.specs):
-            panes = [self._panes[start][place] for start in starts]
-            total = np.sum(panes, axis=0)
+            held = [self._panes[start][place] for start in starts]
+            total = np.zeros(spec.cells + 3, np.int64)
+            for cells, counts, _ in held:
+                total[cells] += counts
             coarse = rebin(total, spec.kind)
-            rows = [coarse.apply(pane).tolist() for pane in panes]
-            sketches.append(FeatureSketch(spec, total.tolist(), rows, starts, pane_ms))
+            rows = [
+                np.bincount(coarse.coarse_of[cells], counts, coarse.bins).astype(int).tolist()
+                for cells, counts, _ in held
+            ]
+            sketches.append(
+                FeatureSketch(spec, total.tolist(), rows, starts, pane_ms, sum(events for *_, events in held))
+            )
         return sketches
 
     def snapshot(self) -> tuple[Any, ...]:

@@ -16,11 +16,12 @@ from online_models.contracts.events import EVENT_TYPES, TYPE_CODES, EventBatch
 from online_models.contracts.features import FeatureKind, FeatureSpec
 from online_models.contracts.ids import ModelName
 from online_models.embedding_space import PREFIX
+from online_models.entries import Coded
 from online_models.heavy_hitters import new_heavy_words
 from online_models.information import Joint, Target
 from online_models.ports import FeatureWord
 from online_models.ranking import Ranking
-from online_models.sketches import Coded, Layout, Sketches, coded_sketch, sketch
+from online_models.sketches import Layout, Sketches, coded_sketch, sketch
 
 PlanKey = tuple[str, str]
 """A domain and a plan tag: "" for the declared features, a model version for those that only mean something in its space."""

@@ -121,14 +121,14 @@ class Profile:
         return [self._reference(spec) for spec in self.specs]
 
     def _reference(self, spec: FeatureSpec) -> FeatureSketch:
-        counts = self.state(spec.name).counts
+        counts, events = self.state(spec.name).counts, self.state(spec.name).events
         held = {} if self._stretches is None else self._stretches.held
         if self._stretches is None or len(held) < 2:
-            return FeatureSketch(spec, counts.tolist())
+            return FeatureSketch(spec, counts.tolist(), events=events)
         coarse, layout, length_ms = rebin(counts, spec.kind), self._stretches.layout, self._stretches.length_ms
         numbers = sorted(held)
         panes = [coarse.apply(layout.state(held[number], spec.name).counts).tolist() for number in numbers]
-        return FeatureSketch(spec, counts.tolist(), panes, [number * length_ms for number in numbers], length_ms)
+        return FeatureSketch(spec, counts.tolist(), panes, [number * length_ms for number in numbers], length_ms, events)
 
 
 def profiles_of(

@@ -219,7 +219,7 @@ class Windows:
         panes = {
             pane: (
                 dict(held.events),
-                {key: (each.sums, each.registers, each.extremes) for key, each in held.sketches.items()},
+                {key: each.vectors() for key, each in held.sketches.items()},
                 dict(held.joint),
             )
             for pane, held in self._panes.items()

@@ -21,8 +21,7 @@ from online_models.construction import Observed, check_source
 from online_models.contracts.columns import Rows
 from online_models.contracts.events import EVENT_TYPES
 from online_models.contracts.features import FeatureKind, FeatureSpec
-from online_models.entries import Batch, among, count_numbers, entries_of, type_codes
-from online_models.entries import Coded as Coded
+from online_models.entries import Batch, Coded, among, count_numbers, entries_of, type_codes
 from online_models.heavy_hitters import COUNTERS, add_fingerprints, heavy_words
 from online_models.histograms import MAX_CELLS, Cells, Counts, count_cells, count_words, quantiles
 from online_models.moments import SUMS, add_moments, mean_and_sd
