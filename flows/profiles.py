@@ -128,7 +128,9 @@ class Profile:
         coarse, layout, length_ms = rebin(counts, spec.kind), self._stretches.layout, self._stretches.length_ms
         numbers = sorted(held)
         panes = [coarse.apply(layout.state(held[number], spec.name).counts).tolist() for number in numbers]
-        return FeatureSketch(spec, counts.tolist(), panes, [number * length_ms for number in numbers], length_ms, events)
+        return FeatureSketch(
+            spec, counts.tolist(), panes, [number * length_ms for number in numbers], length_ms, events
+        )
 
 
 def profiles_of(
