@@ -28,7 +28,7 @@ from bytewax.inputs import FixedPartitionedSource
 from bytewax.recovery import RecoveryConfig, init_db_dir
 from bytewax.testing import run_main
 
-from flows.admission import admit_events
+from flows.admission import Admitted, admit_events
 from flows.chunks import Chunk, Limits, Lines
 from flows.combine import Combine, Plans
 from flows.dead_letters import DeadLetterSink, dead_letters
@@ -51,14 +51,16 @@ from flows.triggers import TriggerPolicy
 from flows.vowpal_wabbit import VwMapping
 from flows.windows import close_windows
 from online_models import als, history
+from online_models.contracts.artifacts import FeatureSketch
 from online_models.contracts.events import TimeBounds, timestamp_ms
 from online_models.contracts.features import DEFAULT_FEATURES, spec_hash
+from online_models.contracts.ids import ModelName
 from online_models.contracts.jobs import TrainAls
 from online_models.drift.adwin import Adwin
+from online_models.drift.panel import Memory, Panel
 from online_models.errors import PenstockError, SourceError
 from online_models.ports import EmbeddingStore, InteractionStore, JobQueue, WindowStore
 from online_models.settings import StoreSettings
-from online_models.sketches import Layout, sketch
 from online_models.stores import redis
 from online_models.stores.catalogue import read_catalogue
 from online_models.stores.filesystem import FilesystemArtifacts
@@ -74,9 +76,11 @@ log: Final = logging.getLogger(__name__)
 RECOVERY_PARTITIONS: Final = 8
 """Fixed for the life of a recovery store."""
 
-WARM_UP_LINE: Final = (
-    b'{"event_id":"00000000-0000-0000-0000-000000000000","type":"rating","user_id":"u","item_id":"i","ts":0,'
-    b'"domain":"movies","value":1.0,"features":{"genres":["Drama"]}}\n'
+WARM_UP_MODEL: Final = ModelName("movies")
+WARM_UP_LINES: Final = b"".join(
+    b'{"event_id":"00000000-0000-0000-0000-00000000000%d","type":"%s","user_id":"u","item_id":"i","ts":0,'
+    b'"domain":"movies","value":1.0,"features":{"genres":["Drama"]}}\n' % (number, kind)
+    for number, kind in enumerate((b"rating", b"impression", b"click"))
 )
 
 
@@ -162,9 +166,18 @@ def template(settings: FlowSettings) -> JobTemplate:
 
 def warm_up(settings: FlowSettings) -> None:
     """Load the compiled kernels (half a second of one-time work) while the servers start, not inside the first chunk."""
-    sample = parse(Chunk("", "", 0, Lines(WARM_UP_LINE, 0)), TimeBounds(0, 2**62)).batch
-    sketch(Layout(settings.specs("movies"), settings.profile), sample, np.zeros(len(sample), np.int64), 1)
+    sample = parse(Chunk("", "", 0, Lines(WARM_UP_LINES, 0)), TimeBounds(0, 2**62)).batch
     SeenEvents(2).admit(sample.event_hash)
+    plans = Plans(settings)
+    layout = plans.declared(WARM_UP_MODEL)
+    (pane,) = Combine(settings, plans, None)(Admitted("", sample, [], [])).panes.values()
+    states = [layout.state(pane.sketches[WARM_UP_MODEL, ""], spec.name) for spec in layout.specs]
+    references = [FeatureSketch(state.spec, state.counts.tolist()) for state in states]
+    Panel(references).judge({state.spec.name: state.counts for state in states}, 0, 1, Memory())
+    for state in states:
+        state.heavy(1)
+    for joint in pane.joint.values():
+        plans.ranking(WARM_UP_MODEL).update(0, joint)
     Adwin().update(np.zeros(1))
     if settings.embeddings:
         first, factors = np.zeros(1, np.int64), np.ones((1, 1), np.float32)

@@ -86,7 +86,7 @@ def wait_for_rows(stores: Endpoints, count: int, process: subprocess.Popen[bytes
 def drained(process: subprocess.Popen[bytes], home: Path) -> dict[str, float]:
     """The report that it prints when SIGTERM has let it end."""
     process.send_signal(signal.SIGTERM)
-    assert process.wait(30) == 0, (home / "flow.log").read_text()[-4000:]
+    assert process.wait(60) == 0, (home / "flow.log").read_text()[-4000:]
     report: dict[str, float] = json.loads((home / "report.json").read_text())
     assert json.dumps(report, indent=1) in (home / "flow.log").read_text()
     return report
