@@ -93,8 +93,20 @@ def drained(process: subprocess.Popen[bytes], home: Path) -> dict[str, float]:
 
 
 def live(stores: Endpoints, home: Path, **settings: str) -> subprocess.Popen[bytes]:
-    """`python -m flows run`."""
-    return start(stores, home, "run", "--report", str(home / "report.json"), **{**FAST, **settings})
+    """`python -m flows run`, once it listens to signals: compiling kernels may take a fresh machine a minute."""
+    started, deadline = starts(home) + 1, time.monotonic() + 180
+    process = start(stores, home, "run", "--report", str(home / "report.json"), **{**FAST, **settings})
+    while starts(home) < started:
+        assert process.poll() is None, (home / "flow.log").read_text()[-4000:]
+        assert time.monotonic() < deadline, "the flow does not start"
+        time.sleep(0.05)
+    return process
+
+
+def starts(home: Path) -> int:
+    """How many flows have started here."""
+    log = home / "flow.log"
+    return log.read_text().count("flow_started") if log.exists() else 0
 
 
 def expected_history(events: Sequence[Event]) -> UserHistory:
