@@ -160,7 +160,12 @@ def template(settings: FlowSettings) -> JobTemplate:
     """What every job of these settings asks for."""
     features = () if settings.features == DEFAULT_FEATURES else settings.features
     identity = f"{spec_hash(settings.features)}|{policy(settings)}|{settings.window_seconds}|{settings.pane_seconds}"
-    payload = TrainAls(factors=settings.train_factors, half_life_days=settings.train_half_life_days, features=features)
+    payload = TrainAls(
+        factors=settings.train_factors,
+        half_life_days=settings.train_half_life_days,
+        features=features,
+        pane_seconds=settings.pane_seconds,
+    )
     return JobTemplate(payload, hashlib.sha256(identity.encode()).hexdigest())
 
 
