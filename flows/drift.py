@@ -146,7 +146,8 @@ class Judge:
             self._memory, self._version = {}, version
         known = {sketch.feature.name: sketch for sketch in self._comparable(baseline)}
         known |= {sketch.feature.name: sketch for sketch in self._comparable(champion)}
-        if champion and (left := sorted({spec.name for spec in self._plans.declared(self.model).specs} - set(known))):
+        judged = {spec.name for spec in self._plans.declared(self.model).specs if not spec.ghost}
+        if champion and (left := sorted(judged - set(known))):
             log.warning("unjudged model=%s champion=%s features=%s", self.model, version, ",".join(left))
         self._panel = Panel(list(known.values()), self._settings.policy_matrix) if champion or baseline else None
         self._beside = {name: Beside.of(sketch) for name, sketch in known.items()}
@@ -215,7 +216,7 @@ class Judge:
 
     def _alarm(self, row: FeatureWindowRow) -> DriftRow:
         """The row of a drifting feature; its statistic is the effect, its threshold the least effect that counts."""
-        component = next(spec.component for spec in self._settings.features if spec.name == row.feature)
+        component = next(spec.component for spec in self._settings.specs(self.model) if spec.name == row.feature)
         return DriftRow(
             id=row_id("drift", row.model, "panel", row.feature, row.window_start_ms, row.window_end_ms),
             kind="drift",
