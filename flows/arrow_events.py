@@ -3,8 +3,6 @@
 - A row alone is dear, since every column is touched; rows near each other are decoded a block at a time.
 """
 
-import re
-import uuid
 from collections.abc import Iterator, Sequence
 from typing import overload
 
@@ -13,12 +11,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from flows.decode import canonical_id, with_id
 from flows.tables import rows_at, table_rows
 from online_models.contracts.events import Event, Selected
 
 BLOCK_ROWS = 1024
-
-_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
 
 class ArrowEvents(Sequence[Event]):
@@ -67,23 +64,4 @@ def event_of(row: dict[str, object]) -> Event:
         When a field is missing or of the wrong type.
     """
     event = msgspec.convert(row, Event)
-    known = canonical_id(event.event_id)
-    # PostgreSQL knows fewer spellings of a UUID than Python: what is not of the usual form is stored in it.
-    if known is None or len(known) == len(event.event_id):
-        return event
-    return msgspec.structs.replace(event, event_id=known)
-
-
-def canonical_id(event_id: str) -> str | None:
-    """A UUID in lower case and the usual form; None of what is none.
-
-    >>> canonical_id("{00000000-0000-0000-0000-00000000000A}")
-    '00000000-0000-0000-0000-00000000000a'
-    """
-    lower = event_id.lower()
-    if _UUID.fullmatch(lower):
-        return lower
-    try:
-        return str(uuid.UUID(event_id))
-    except ValueError:
-        return None
+    return with_id(event, canonical_id(event.event_id))

@@ -258,17 +258,18 @@ def _identify(events: list[Event]) -> tuple[list[Event], npt.NDArray[np.uint64],
         if bool((forms == _UUID_LINE).all()):
             hashes = [xxhash.xxh64_intdigest(line) for line in text.splitlines()]
             return events, np.array(hashes, np.uint64), np.zeros(count, np.bool_)
-    ids = [_canonical_id(event.event_id) for event in events]
-    # PostgreSQL knows fewer spellings of a UUID than Python: what is not of the usual form is stored in it.
-    renamed = [
-        event if known is None or len(event.event_id) == len(known) else msgspec.structs.replace(event, event_id=known)
-        for event, known in zip(events, ids, strict=True)
-    ]
+    ids = [canonical_id(event.event_id) for event in events]
+    renamed = [with_id(event, known) for event, known in zip(events, ids, strict=True)]
     known_hashes = [0 if known is None else hash64(known) for known in ids]
     return renamed, np.array(known_hashes, np.uint64), np.array([known is None for known in ids], np.bool_)
 
 
-def _canonical_id(event_id: str) -> str | None:
+def canonical_id(event_id: str) -> str | None:
+    """A UUID in lower case and the usual form; None of what is none.
+
+    >>> canonical_id("{00000000-0000-0000-0000-00000000000A}")
+    '00000000-0000-0000-0000-00000000000a'
+    """
     lower = event_id.lower()
     if _UUID.fullmatch(lower):
         return lower
@@ -276,6 +277,13 @@ def _canonical_id(event_id: str) -> str | None:
         return str(uuid.UUID(event_id))
     except ValueError:
         return None
+
+
+def with_id(event: Event, known: str | None) -> Event:
+    """The event with its canonical id where its own has another form: PostgreSQL knows fewer of them than Python."""
+    if known is None or len(known) == len(event.event_id):
+        return event
+    return msgspec.structs.replace(event, event_id=known)
 
 
 def _times(events: Sequence[Event], bounds: TimeBounds) -> tuple[npt.NDArray[np.int64], dict[int, str]]:

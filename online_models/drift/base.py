@@ -78,7 +78,7 @@ class HistogramDetector(ABC):
     ----------
     reference : int64 (bins + 3,), `[under, bins ..., over, missing]`
     kind : how the counts were made, and so how they become coarse bins
-    threshold : drift from this statistic on
+    threshold : drift from this statistic on; the detector's own by default
     min_events : fewest events of window and of reference for a verdict
 
     Raises
@@ -88,9 +88,18 @@ class HistogramDetector(ABC):
     """
 
     name: ClassVar[str]
+    usual_threshold: ClassVar[float]
     SCHEMA_VERSION: ClassVar[int] = 1
 
-    def __init__(self, reference: Counts, kind: FeatureKind, *, threshold: float, min_events: int = MIN_EVENTS) -> None:
+    def __init__(
+        self,
+        reference: Counts,
+        kind: FeatureKind,
+        *,
+        threshold: float | None = None,
+        min_events: int = MIN_EVENTS,
+    ) -> None:
+        threshold = self.usual_threshold if threshold is None else threshold
         if not 0 < threshold < np.inf:
             raise ValueError(f"{self.name}: expected a positive threshold, got {threshold}")
         if min_events < 1:

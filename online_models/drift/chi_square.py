@@ -9,8 +9,7 @@ from typing import ClassVar, Final
 import numpy as np
 from scipy.special import chdtrc
 
-from online_models.contracts.features import FeatureKind
-from online_models.drift.base import MIN_EVENTS, Floats, Histogram, HistogramDetector, Reading, degrees, per_event
+from online_models.drift.base import Floats, Histogram, HistogramDetector, Reading, degrees, per_event
 from online_models.histograms import Counts
 
 THRESHOLD: Final = 0.1
@@ -41,6 +40,7 @@ def chi_square(reference: Histogram, current: Histogram) -> Floats:
 class ChiSquareDetector(HistogramDetector):
     """Drift when the chi-square divergence of window and reference reaches a threshold.
 
+    >>> from online_models.contracts.features import FeatureKind
     >>> reference = np.array([0, 2500, 2500, 0, 0])
     >>> detector = ChiSquareDetector(reference, FeatureKind.NUMERIC)
     >>> detector.update(np.array([0, 100, 400, 0, 0]))
@@ -54,16 +54,7 @@ class ChiSquareDetector(HistogramDetector):
     """
 
     name: ClassVar[str] = "chi_square"
-
-    def __init__(
-        self,
-        reference: Counts,
-        kind: FeatureKind,
-        *,
-        threshold: float = THRESHOLD,
-        min_events: int = MIN_EVENTS,
-    ) -> None:
-        super().__init__(reference, kind, threshold=threshold, min_events=min_events)
+    usual_threshold: ClassVar[float] = THRESHOLD
 
     def _judge(self, counts: Counts, coarse: Counts) -> Reading:
         return self._reach(chi_square_divergence(self._coarse_reference, coarse), coarse)

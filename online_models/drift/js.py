@@ -9,9 +9,7 @@ from typing import ClassVar, Final
 import numpy as np
 from scipy.special import chdtrc
 
-from online_models.contracts.features import FeatureKind
 from online_models.drift.base import (
-    MIN_EVENTS,
     Floats,
     Histogram,
     HistogramDetector,
@@ -51,6 +49,7 @@ def js_of_shares(q: Floats, p: Floats) -> Floats:
 class JsDetector(HistogramDetector):
     """Drift when the bias-corrected Jensen-Shannon divergence reaches a threshold in nats.
 
+    >>> from online_models.contracts.features import FeatureKind
     >>> reference = np.array([0, 2500, 2500, 0, 0])
     >>> detector = JsDetector(reference, FeatureKind.NUMERIC)
     >>> detector.update(np.array([0, 100, 400, 0, 0]))
@@ -63,16 +62,7 @@ class JsDetector(HistogramDetector):
     """
 
     name: ClassVar[str] = "js"
-
-    def __init__(
-        self,
-        reference: Counts,
-        kind: FeatureKind,
-        *,
-        threshold: float = THRESHOLD,
-        min_events: int = MIN_EVENTS,
-    ) -> None:
-        super().__init__(reference, kind, threshold=threshold, min_events=min_events)
+    usual_threshold: ClassVar[float] = THRESHOLD
 
     def _judge(self, counts: Counts, coarse: Counts) -> Reading:
         return self._reach(jensen_shannon(self._coarse_reference, coarse), coarse)

@@ -9,9 +9,7 @@ from typing import ClassVar, Final
 import numpy as np
 from scipy.special import chdtrc
 
-from online_models.contracts.features import FeatureKind
 from online_models.drift.base import (
-    MIN_EVENTS,
     Floats,
     Histogram,
     HistogramDetector,
@@ -50,6 +48,7 @@ def kl_of_shares(q: Floats, p: Floats) -> Floats:
 class KlDetector(HistogramDetector):
     """Drift when the bias-corrected KL divergence reaches a threshold in nats.
 
+    >>> from online_models.contracts.features import FeatureKind
     >>> reference = np.array([0, 2500, 2500, 0, 0])
     >>> detector = KlDetector(reference, FeatureKind.NUMERIC)
     >>> detector.update(np.array([0, 100, 400, 0, 0]))
@@ -58,16 +57,7 @@ class KlDetector(HistogramDetector):
     """
 
     name: ClassVar[str] = "kl"
-
-    def __init__(
-        self,
-        reference: Counts,
-        kind: FeatureKind,
-        *,
-        threshold: float = THRESHOLD,
-        min_events: int = MIN_EVENTS,
-    ) -> None:
-        super().__init__(reference, kind, threshold=threshold, min_events=min_events)
+    usual_threshold: ClassVar[float] = THRESHOLD
 
     def _judge(self, counts: Counts, coarse: Counts) -> Reading:
         return self._reach(kl_divergence(self._coarse_reference, coarse), coarse)

@@ -100,6 +100,7 @@ class KsDetector(HistogramDetector):
     """
 
     name: ClassVar[str] = "ks"
+    usual_threshold: ClassVar[float] = THRESHOLD
 
     def __init__(
         self,

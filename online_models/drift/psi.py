@@ -9,9 +9,7 @@ from typing import ClassVar, Final
 import numpy as np
 from scipy.special import chdtrc
 
-from online_models.contracts.features import FeatureKind
 from online_models.drift.base import (
-    MIN_EVENTS,
     Floats,
     Histogram,
     HistogramDetector,
@@ -50,6 +48,7 @@ def psi_of_shares(q: Floats, p: Floats) -> Floats:
 class PsiDetector(HistogramDetector):
     """Drift when the bias-corrected PSI reaches a threshold.
 
+    >>> from online_models.contracts.features import FeatureKind
     >>> reference = np.array([0, 2500, 2500, 0, 0])
     >>> detector = PsiDetector(reference, FeatureKind.NUMERIC)
     >>> detector.update(np.array([0, 100, 400, 0, 0]))
@@ -62,16 +61,7 @@ class PsiDetector(HistogramDetector):
     """
 
     name: ClassVar[str] = "psi"
-
-    def __init__(
-        self,
-        reference: Counts,
-        kind: FeatureKind,
-        *,
-        threshold: float = THRESHOLD,
-        min_events: int = MIN_EVENTS,
-    ) -> None:
-        super().__init__(reference, kind, threshold=threshold, min_events=min_events)
+    usual_threshold: ClassVar[float] = THRESHOLD
 
     def _judge(self, counts: Counts, coarse: Counts) -> Reading:
         return self._reach(population_stability_index(self._coarse_reference, coarse), coarse)

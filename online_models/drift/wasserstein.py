@@ -14,7 +14,7 @@ import numpy.typing as npt
 from numba import njit
 
 from online_models.contracts.features import FeatureKind
-from online_models.drift.base import MIN_EVENTS, Floats, Histogram, HistogramDetector, Reading, laid_out
+from online_models.drift.base import Floats, Histogram, HistogramDetector, Reading, laid_out
 from online_models.histograms import Counts
 
 THRESHOLD: Final = 0.15
@@ -87,16 +87,7 @@ class WassersteinDetector(HistogramDetector):
     """
 
     name: ClassVar[str] = "wasserstein"
-
-    def __init__(
-        self,
-        reference: Counts,
-        kind: FeatureKind,
-        *,
-        threshold: float = THRESHOLD,
-        min_events: int = MIN_EVENTS,
-    ) -> None:
-        super().__init__(reference, kind, threshold=threshold, min_events=min_events)
+    usual_threshold: ClassVar[float] = THRESHOLD
 
     def _judge(self, counts: Counts, coarse: Counts) -> Reading:
         if self.kind is FeatureKind.NUMERIC:
