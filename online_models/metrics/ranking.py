@@ -1,4 +1,4 @@
-"""Ranking metrics at k, for one ranking, averaged over many, and prequentially over a stream.
+"""Ranking metrics at k, for one ranking and averaged over many.
 
 - Relevance is binary. A relevant item counts where it first appears; a repetition of it is a miss.
 - Precision divides by k even when fewer were recommended; average precision and the ideal of NDCG by min(k, relevant).
@@ -6,7 +6,7 @@
 """
 
 import math
-from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -77,17 +77,6 @@ def reciprocal_rank(ranked: Ranking, relevant: Collection[Hashable], k: int) -> 
     return 1 / hits[0] if hits else 0.0
 
 
-def catalogue_coverage(rankings: Iterable[Ranking], items: int, k: int) -> float:
-    """Share of a catalogue of `items` that is among the first k of at least one ranking.
-
-    >>> catalogue_coverage(["ab", "ac"], 4, 2)
-    0.75
-    """
-    if items < 1:
-        raise ValueError(f"expected a catalogue of at least one item, got {items}")
-    return len({item for ranked in rankings for item in ranked[:k]}) / items
-
-
 @dataclass(frozen=True, slots=True)
 class RankingMetrics:
     """Means at k over `rankings` rankings that had something relevant."""
@@ -113,6 +102,8 @@ def mean_metrics(rankings: Sequence[Ranking], relevant: Sequence[Collection[Hash
     >>> means.rankings, means.hit_rate, means.recall
     (2, 0.5, 0.5)
     """
+    if len(rankings) != len(relevant):
+        raise ValueError(f"expected as many relevant sets as rankings, got {len(relevant)} and {len(rankings)}")
     pairs = [(ranked, wanted) for ranked, wanted in zip(rankings, relevant, strict=True) if len(wanted)]
     if not pairs:
         raise ValueError(f"expected a ranking with something relevant, got none in {len(rankings)}")
@@ -135,51 +126,3 @@ def _hits(ranked: Ranking, relevant: Collection[Hashable], k: int) -> list[int]:
             wanted.remove(item)
             hits.append(position)
     return hits
-
-
-class Prequential:
-    """Running mean of a stream of figures: each was predicted before it was learned from.
-
-    Parameters
-    ----------
-    fading : weight of a figure relative to the next one, in (0, 1]; 1 is the plain mean
-
-    >>> plain, faded = Prequential(), Prequential(fading=0.5)
-    >>> plain.update(np.array([0.0, 1.0])), faded.update(np.array([0.0, 1.0]))
-    (None, None)
-    >>> plain.mean, round(faded.mean, 3)
-    (0.5, 0.667)
-
-    References
-    ----------
-    Gama, Sebastião, Rodrigues: On evaluating stream learning algorithms. Machine Learning 90 (2013).
-    """
-
-    __slots__ = ("_count", "_fading", "_total", "_weight")
-
-    def __init__(self, fading: float = 1.0) -> None:
-        if not 0 < fading <= 1:
-            raise ValueError(f"expected fading in (0, 1], got {fading}")
-        self._fading = fading
-        self._count, self._total, self._weight = 0, 0.0, 0.0
-
-    @property
-    def count(self) -> int:
-        """Figures so far."""
-        return self._count
-
-    @property
-    def mean(self) -> float | None:
-        """Mean of the figures, later ones weighing more when they fade; None before the first."""
-        return self._total / self._weight if self._count else None
-
-    def update(self, figures: npt.NDArray[np.floating]) -> None:
-        """Take in figures (n,) in their order. Raises ValueError when one is not finite; none is taken in then."""
-        if figures.ndim != 1 or not np.isfinite(figures).all():
-            raise ValueError(f"expected finite figures (n,), got {figures[:8]} of shape {figures.shape}")
-        # S_n = sum_i fading^(n - i) x_i, N_n = sum_i fading^(n - i)
-        weights = self._fading ** np.arange(len(figures) - 1, -1, -1.0)
-        past = self._fading ** len(figures)
-        self._total = past * self._total + float(weights @ figures)
-        self._weight = past * self._weight + float(weights.sum())
-        self._count += len(figures)
