@@ -3,6 +3,7 @@
 - float32, as the factors are; a row that loses a pivot in rounding is built and solved again in float64.
 - Inner loops run the full width, triangle or not, and take four rows at a time: only that becomes vector
   code, three to five times faster than the triangle's half as many steps.
+- A solution that is not finite is none: a row with one is left as it is.
 """
 
 import numpy as np
@@ -13,12 +14,24 @@ F32 = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.floating]
 
+_LARGEST = float(np.finfo(np.float32).max)
+
 
 @njit(cache=True, nogil=True)
 def solve_users(
-    indptr: Rows, indices: Rows, confidence: F32, Y: F32, YtY: F32, regularization: float, users: F32
+    indptr: Rows,
+    indices: Rows,
+    confidence: F32,
+    Y: F32,
+    YtY: F32,
+    regularization: float,
+    wanted: npt.NDArray[np.bool_],
+    users: F32,
+    base: float = 1.0,
 ) -> None:
-    """Fill `users` (users, k) with the solution for each CSR row of confidences over Y (items, k).
+    """Fill the `wanted` (users,) of `users` (users, k) with the solution for their CSR row of confidences over Y (items, k).
+
+    An item pulls by c - 1 + base: by c where each is a preference of 1, by c - 1 where one of c = 1 is no preference any more.
 
     Empty rows, and rows that are singular in float64 too, are left as they are.
     """
@@ -26,15 +39,15 @@ def solve_users(
     A, b, block = np.empty((k, k), np.float32), np.empty(k, np.float32), np.empty((4, k), np.float32)
     A64, b64, block64 = np.empty((k, k)), np.empty(k), np.empty((4, k))
     for u in range(indptr.size - 1):
-        if indptr[u] == indptr[u + 1]:
+        if not wanted[u] or indptr[u] == indptr[u + 1]:
             continue
         of, c = indices[indptr[u] : indptr[u + 1]], confidence[indptr[u] : indptr[u + 1]]
-        _user_equations(of, c, Y, YtY, regularization, A, b, block)
+        _user_equations(of, c, Y, YtY, regularization, base, A, b, block)
         if solve(A, b):
             users[u] = b
         else:
-            _user_equations(of, c, Y, YtY, regularization, A64, b64, block64)
-            if solve(A64, b64):
+            _user_equations(of, c, Y, YtY, regularization, base, A64, b64, block64)
+            if solve(A64, b64) and np.abs(b64).max() <= _LARGEST:
                 users[u] = b64
 
 
@@ -45,22 +58,24 @@ def _user_equations(
     Y: F32,
     YtY: F32,
     regularization: float,
+    base: float,
     A: Floats,
     b: Floats,
     block: Floats,
 ) -> None:
     """Fill A (k, k) and b (k,); `block` (4, k) is scratch."""
     n, k = indices.size, b.size
-    # A = YtY + lambda I + sum_i (c_i - 1) y_i y_it, b = sum_i c_i y_i
+    # A = YtY + lambda I + sum_i (c_i - 1) y_i y_it, b = sum_i (c_i - 1 + base) y_i
     A[:], b[:] = YtY, 0
     for r in range(k):
         A[r, r] += regularization
-    c, more = np.ones(4, block.dtype), np.zeros(4, block.dtype)  # c and c - 1
+    c, more = np.ones(4, block.dtype), np.zeros(4, block.dtype)  # c - 1 + base and c - 1
     for start in range(0, n, 4):
         for lane in range(4):
             entry = start + lane
             if entry < n:
-                c[lane], more[lane], block[lane] = confidence[entry], confidence[entry] - 1, Y[indices[entry]]
+                more[lane], block[lane] = confidence[entry] - 1, Y[indices[entry]]
+                c[lane] = more[lane] + base
             else:
                 more[lane], block[lane] = 0, 0
         y0, y1, y2, y3 = block[0], block[1], block[2], block[3]
@@ -75,7 +90,10 @@ def _user_equations(
 
 @njit(cache=True, nogil=True, fastmath={"contract", "reassoc"})
 def solve(A: Floats, b: Floats) -> bool:
-    """b becomes A^-1 b and the upper triangle of A its U, A = UtU; False when rounding has lost a pivot."""
+    """b becomes A^-1 b and the upper triangle of A its U, A = UtU.
+
+    False when rounding has lost a pivot, or the solution is not finite.
+    """
     k = b.size
     lost = 16 * k * np.finfo(A.dtype).eps  # what is left of a diagonal entry when only rounding errors are
     for j in range(k):
@@ -105,4 +123,4 @@ def solve(A: Floats, b: Floats) -> bool:
         for s in range(j + 1, k):
             rest -= A[j, s] * b[s]
         b[j] = rest / A[j, j]
-    return True
+    return bool(np.isfinite(b).all())

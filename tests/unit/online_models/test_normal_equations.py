@@ -34,8 +34,26 @@ def test_an_indefinite_system_is_not_solved() -> None:
         assert not solve(A, np.ones(len(A)))
 
 
-def test_a_row_that_is_singular_in_float64_too_is_left_as_it_is() -> None:
+def test_a_solution_that_is_not_finite_is_none() -> None:
+    assert not solve(np.eye(2, dtype=np.float32) * np.float32(1e-30), np.full(2, 1e30, np.float32))
+    assert not solve(np.eye(2), np.array([1.0, np.nan]))
+    assert not solve(np.eye(2), np.array([np.inf, 1.0]))
+
+
+def test_a_row_that_is_singular_in_float64_too_or_not_wanted_is_left_as_it_is() -> None:
     Y, users = np.array([[1.0, 1.0]], np.float32), np.full((2, 2), 7, np.float32)
     indptr, indices, c = np.array([0, 1, 1]), np.array([0]), np.full(1, 4, np.float32)
-    solve_users(indptr, indices, c, Y, Y.T @ Y, 1e-30, users)
+    solve_users(indptr, indices, c, Y, Y.T @ Y, 1e-30, np.ones(2, np.bool_), users)
     assert users.tolist() == [[7.0, 7.0], [7.0, 7.0]]
+    solve_users(indptr, indices, c, Y, Y.T @ Y, 1.0, np.zeros(2, np.bool_), users)
+    assert users.tolist() == [[7.0, 7.0], [7.0, 7.0]]
+    solve_users(indptr, indices, c, Y, Y.T @ Y, 1.0, np.ones(2, np.bool_), users)
+    assert users[0] == pytest.approx([4 / 9, 4 / 9])
+    assert users[1].tolist() == [7.0, 7.0]
+
+
+def test_a_solution_that_only_float64_can_hold_is_left_out() -> None:
+    # x = 1e-25 / 1e-70
+    Y, users, c = np.array([[1e-25]], np.float32), np.zeros((1, 1), np.float32), np.ones(1, np.float32)
+    solve_users(np.array([0, 1]), np.array([0]), c, Y, Y * 0, 1e-70, np.ones(1, np.bool_), users)
+    assert users.tolist() == [[0.0]]
