@@ -15,6 +15,10 @@ NAMES: Final = {
     "one_outlier": "one corrupt value, ten thousand words, missing values: what must change no verdict and what must be found",
     "real_logs": "alarms on MovieLens and Online Retail in event time, and on row-shuffled copies of them",
     "seasonal": "false alarms of streams with a day, a week or a memory, and how much drift is found beside them",
+    "online_als": "users and items learned per second beside implicit, and from an event to its vector in Redis: p50, p99",
+    "serving": "the whole recommendation route under load, beside empty handlers; and a Redis that falls silent",
+    "freshness": "from a click over HTTP to other recommendations, through the whole embedded installation: p50, p99",
+    "prequential": "test-then-train on recorded logs, ours beside popularity, item-kNN, rules, EASE and ALS: hit@10, NDCG@10",
     "ranking": "mutual information of categorical features, beside scikit-learn and OutRank",
 }
 """Benchmark -> what it measures. Each is a module here with `main(arguments) -> exit status`."""

@@ -34,7 +34,7 @@ from flows.combine import Combine, Plans
 from flows.dead_letters import DeadLetterSink, dead_letters
 from flows.deduplicate import SeenEvents
 from flows.drift import score_windows
-from flows.embeddings import EmbeddingSink, OnlineAlsFactory, learn_embeddings
+from flows.embeddings import EmbeddingSink, OnlineLearnerFactory, learn_embeddings
 from flows.findings import FindingSink, JobTemplate, decide
 from flows.instruments import Instruments
 from flows.interactions import InteractionSink, store_interactions
@@ -50,7 +50,7 @@ from flows.tally import Tally
 from flows.triggers import TriggerPolicy
 from flows.vowpal_wabbit import VwMapping
 from flows.windows import close_windows
-from online_models import als, history
+from online_models import history, learner
 from online_models.contracts.artifacts import FeatureSketch
 from online_models.contracts.events import TimeBounds, timestamp_ms
 from online_models.contracts.features import DEFAULT_FEATURES, spec_hash
@@ -141,7 +141,13 @@ def build_flow(
     op.output("finding_sink", found, FindingSink(stores.windows, stores.queue, tally, instruments))
 
     if settings.embeddings:
-        make = OnlineAlsFactory(run.run_id, stores.embeddings, stores.live, settings.popularity_half_life_days)
+        make = OnlineLearnerFactory(
+            run.run_id,
+            stores.embeddings,
+            stores.live,
+            settings.popularity_half_life_days,
+            settings.publish_wall_seconds,
+        )
         op.output("embedding_sink", learn_embeddings("learn", admitted), EmbeddingSink(make, tally))
     if settings.interactions:
         rows = store_interactions("interactions", admitted)
@@ -185,8 +191,8 @@ def warm_up(settings: FlowSettings) -> None:
         plans.ranking(WARM_UP_MODEL).update(0, joint)
     Adwin().update(np.zeros(1))
     if settings.embeddings:
-        first, factors = np.zeros(1, np.int64), np.ones((1, 1), np.float32)
-        als.fold_in(np.array([0, 1]), first, np.ones(1, np.float32), factors, factors, 1.0)
+        learner.warm_up()
+        first = np.zeros(1, np.int64)
         history.merge_all([history.EMPTY], np.zeros(1, history.ENTRY), first, np.zeros(1, history.SEEN), first)
 
 

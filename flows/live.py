@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from threading import Lock
 from typing import Final
 
 import msgspec
@@ -16,46 +17,61 @@ import numpy.typing as npt
 from safetensors.numpy import load
 
 from online_models import als
+from online_models.blend import Blend
 from online_models.contracts.artifacts import FeatureSketch, Manifest
 from online_models.contracts.features import FeatureSpec, spec_hash
 from online_models.contracts.ids import ItemId, ModelName, ModelVersion
 from online_models.embedding_space import Axes, coordinates
-from online_models.errors import ArtifactError, PenstockError
+from online_models.errors import ArtifactError, PenstockError, StoreError
 from online_models.history import UserHistory
+from online_models.learner import TWO_TOWER_FILE, MovedItem, VersionLearner, trained_of
 from online_models.ports import ArtifactStore, EmbeddingStore, ModelRegistry, RouteStore, Vector
+from online_models.ridge import Ridge
+from online_models.sources import Sources
 
 log: Final = logging.getLogger(__name__)
 
 
 class LiveVersion:
-    """One version's trained items, and the items that came after it.
+    """One version: its trained items, and what the stream has made of them.
 
-    Users are folded in over the trained items alone; a new item is recommended by its vector, and shapes users from the next
-    version on.
+    `moved` and `blend` are what Redis held of the version as it went live here.
     """
 
-    def __init__(self, manifest: Manifest, files: Mapping[str, bytes], equations: Mapping[ItemId, Vector]) -> None:
-        """equations : of the new items so far, item id -> [A | b] (k, k + 1)."""
+    def __init__(
+        self,
+        manifest: Manifest,
+        files: Mapping[str, bytes],
+        moved: Mapping[ItemId, MovedItem],
+        blend: Blend | None = None,
+    ) -> None:
         tensors = load(files["factors.safetensors"])
         self.version = manifest.version
-        self.index = als.ItemIndex.of(msgspec.json.decode(files["items.json"], type=list[str]))
-        self.equations = dict(equations)
-        self._how = als.FoldIn.of(manifest.hyperparameters)
-        self._item_factors: Vector = tensors["item_factors"]
-        self._item_gramian: Vector = tensors["item_gramian"]
-        self._user_gramian: Vector = tensors["user_gramian"]
+        tower = load(files[TWO_TOWER_FILE]) if TWO_TOWER_FILE in files else None
+        self._trained = trained_of(manifest, tensors, msgspec.json.decode(files["items.json"], type=list[str]), tower)
+        self.index = als.ItemIndex.of(self._trained.ids)
+        self._ridge = Ridge.of(self._trained.gramian, self._trained.fold_in.regularization)
+        self._moved, self._blend = moved, blend
         self.axes = tensors.get("item_axes")
         """None of an artifact that was made without them."""
         self._user_axes = tensors.get("user_axes")
 
+    def learner(self, sources: Sources, like: Blend | None = None) -> VersionLearner:
+        """The version at work, going on from what Redis held; a blend that has learned nothing begins `like` another one."""
+        blend = self._blend or (like.copy() if like is not None else None)
+        learner = VersionLearner(self._trained, sources, blend)
+        learner.restore(self._moved)
+        return learner
+
     def fold_in(self, users: Sequence[UserHistory]) -> Vector:
         """Vectors (users, k); zeros for a user who has met no trained item."""
-        return als.fold_in_histories(users, self.index, self._item_factors, self._item_gramian, self._how)
+        trained = self._trained
+        return als.fold_in_histories(users, self.index, trained.factors, trained.gramian, trained.fold_in, self._ridge)
 
     def item_places(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
         """Coordinates (n, d) of trained items by their rows (n,)."""
         assert self.axes is not None
-        return coordinates(self._item_factors[rows], Axes.unpacked(self.axes))
+        return coordinates(self._trained.factors[rows], Axes.unpacked(self.axes))
 
     def user_places(self, users: Sequence[UserHistory]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
         """Coordinates (users, d), and (users,) whether a user has met a trained item at all."""
@@ -63,17 +79,6 @@ class LiveVersion:
         vectors = self.fold_in(users)
         met: npt.NDArray[np.bool_] = (vectors != 0).any(axis=1)
         return coordinates(vectors, Axes.unpacked(self._user_axes)), met
-
-    def add_to_new_item(self, item: ItemId, user: Vector, strength: float) -> None:
-        """One event of a user (k,) with a new item."""
-        confidence = np.array([1.0 + self._how.alpha * strength], np.float32)
-        added = als.item_equations(np.zeros(1, np.int64), confidence, user[None, :], 1)[0]
-        known = self.equations.get(item)
-        self.equations[item] = added if known is None else known + added
-
-    def new_item(self, item: ItemId) -> Vector:
-        """The vector (k,) of a new item by its equations so far."""
-        return als.solve_item(self.equations[item], self._user_gramian, self._how.regularization)
 
 
 @dataclass(slots=True)
@@ -98,12 +103,15 @@ class LiveVersions:
         self._poll_seconds = poll_seconds
         self._held: dict[ModelName, _Held] = {}
         self._retired: dict[ModelName, ModelVersion] = {}
+        self._lock = Lock()
 
     def of(self, model: ModelName) -> list[LiveVersion]:
         """Live versions of a model, stable first."""
-        held = self._held.get(model)
-        if held is None or time.monotonic() >= held.until:
-            held = self._refresh(model, held.versions if held else {})
+        # Two threads ask; a version loaded twice would go on from before what its first learner has written since.
+        with self._lock:
+            held = self._held.get(model)
+            if held is None or time.monotonic() >= held.until:
+                held = self._refresh(model, held.versions if held else {})
         return [live for live in held.versions.values() if live is not None]
 
     def _refresh(self, model: ModelName, old: dict[ModelVersion, LiveVersion | None]) -> _Held:
@@ -124,9 +132,19 @@ class LiveVersions:
         except ArtifactError as error:
             log.error("version_refused model=%s version=%s reason=%s", model, version, error)
             return None
-        live = LiveVersion(manifest, files, self._embeddings.equations(model, version))
+        moved = self._embeddings.moved_items(model, version)
+        live = LiveVersion(manifest, files, moved, self._blend(model, version))
         log.info("version_live model=%s version=%s items=%d", model, version, len(live.index))
         return live
+
+    def _blend(self, model: ModelName, version: ModelVersion) -> Blend | None:
+        """What the version's blend has learned; None where that is nothing, or of another release's features."""
+        learned = self._embeddings.blend(model, version)
+        try:
+            return None if learned is None else Blend.decode(learned)
+        except StoreError as error:
+            log.warning("blend_begun_anew model=%s version=%s reason=%s", model, version, error)
+            return None
 
     def _retire(self, model: ModelName, version: ModelVersion) -> None:
         """Keep the latest version that left for a fast rollback; drop the keys of the one before."""

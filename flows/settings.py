@@ -59,6 +59,7 @@ class FlowSettings(Settings):
     popularity_half_life_days : an interaction this much older counts half in popularity
     dedupe_capacity : events remembered to recognise a repeated event_id
     epoch_wall_seconds : snapshot interval
+    publish_wall_seconds : how often readers get the sources and the moved items, at most; less often when it takes long
     live_poll_wall_seconds : how often routes and champions are read anew
     max_line_bytes : a longer line is a dead letter
     earliest : events before this RFC 3339 time are dead letters
@@ -94,6 +95,7 @@ class FlowSettings(Settings):
     dedupe_capacity: int = Field(1_048_576, gt=0)
     epoch_wall_seconds: float = Field(5.0, ge=0)
     live_poll_wall_seconds: float = Field(1.0, gt=0)
+    publish_wall_seconds: float = Field(1.0, ge=0)
     max_line_bytes: int = Field(MAX_LINE_BYTES, gt=0)
     earliest: str = "1990-01-01T00:00:00Z"
     future_skew_seconds: int = Field(300, ge=0)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -16,8 +16,10 @@ from online_models.contracts.artifacts import Manifest
 from online_models.contracts.events import EventBatch, Item
 from online_models.contracts.ids import Epoch, ItemId, JobId, ModelName, ModelVersion, UserId
 from online_models.contracts.jobs import JobState, NewJob, RetrainJob
+from online_models.contracts.preferences import NO_PREFERENCES, PrecomputedList, Preferences
 from online_models.contracts.rollouts import ReaderStatus, Rollout, Route, StageCounts, VariantWindow
 from online_models.history import UserHistory
+from online_models.learner import MovedItem
 
 Vector = npt.NDArray[np.float32]
 
@@ -31,13 +33,17 @@ class EventLog(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class VersionUpdate:
-    """One live version's new vectors from one batch: user id -> (event-time version ms, float32 (k,)), and likewise for
-    new items with their accumulated equations float32 (k, k + 1)."""
+    """What one batch changes for one live version.
+
+    users : user id -> (event-time version ms, float32 (2 k,)), the recent and the long vector; items : those that moved
+    blend : its state, None when nothing was learned; item_vectors : of a publication, all items that have moved so far
+    """
 
     version: ModelVersion
     users: Mapping[UserId, tuple[int, Vector]] = field(default_factory=dict)
-    items: Mapping[ItemId, tuple[int, Vector]] = field(default_factory=dict)
-    equations: Mapping[ItemId, npt.NDArray[np.float32]] = field(default_factory=dict)
+    items: Mapping[ItemId, MovedItem] = field(default_factory=dict)
+    blend: bytes | None = None
+    item_vectors: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +51,9 @@ class EmbeddingUpdate:
     """All that one batch changes for one model, applied as one transaction with its position.
 
     popularity : item id -> (decayed count, epoch ms it is decayed to); popular : the most popular item ids, best first
+    number : of the batch among all that the model's sources have learned from, from 1
+    steps : what the sources have learned from it, for their log
+    sources : their state after it, when that is published: it takes the place of the log
     """
 
     model: ModelName
@@ -55,6 +64,18 @@ class EmbeddingUpdate:
     versions: Sequence[VersionUpdate]
     popularity: Mapping[ItemId, tuple[float, int]]
     popular: Sequence[ItemId]
+    number: int = 0
+    steps: bytes = b""
+    sources: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SourcesState:
+    """Where sources stand: after batch `number`, as the published state (None: nothing) and the steps since, batch by batch."""
+
+    number: int
+    published: bytes | None
+    steps: Sequence[bytes]
 
 
 class EmbeddingStore(Protocol):
@@ -69,8 +90,14 @@ class EmbeddingStore(Protocol):
     def popularity(self, model: ModelName) -> dict[ItemId, tuple[float, int]]:
         """Item id -> (decayed count, epoch ms it is decayed to)."""
 
-    def equations(self, model: ModelName, version: ModelVersion) -> dict[ItemId, npt.NDArray[np.float32]]:
-        """Normal equations of the items that are newer than the version: item id -> float32 (k, k + 1)."""
+    def moved_items(self, model: ModelName, version: ModelVersion) -> dict[ItemId, MovedItem]:
+        """Items that the stream has moved since the version was trained, or that are newer."""
+
+    def blend(self, model: ModelName, version: ModelVersion) -> bytes | None:
+        """What a version's blend has learned; None before it has."""
+
+    def sources(self, model: ModelName) -> SourcesState:
+        """What the sources have learned; read as one."""
 
     def apply(self, update: EmbeddingUpdate) -> int:
         """Write a batch's changes and its position in one MULTI/EXEC; vectors by MSET, last row per id. Idempotent by position:
@@ -101,27 +128,73 @@ class RouteStore(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class UserState:
-    """What the stream has learned of one user: the version's vector float32 (k,) or None, and the history (may be EMPTY)."""
+    """What is known of one user.
+
+    vector : the version's, float32 (2 k,), None where the stream has learned none; history : may be EMPTY
+    preferences : what the user has said to like; precomputed : a JSON `PrecomputedList` of the version, where that was read
+    """
 
     vector: Vector | None
     history: UserHistory
+    preferences: Preferences = NO_PREFERENCES
+    precomputed: bytes | None = None
 
 
 class UserReads(Protocol):
     """What a request reads of its user, without blocking the event loop."""
 
     async def user(self, model: ModelName, version: ModelVersion | None, user_id: UserId) -> UserState:
-        """Vector and history in one MGET. Raises StoreUnavailable when Redis does not answer in time."""
+        """All that is known of the user in one MGET. Raises StoreUnavailable when Redis does not answer in time."""
 
     async def close(self) -> None:
         """Close the connections."""
 
 
+class ServingStore(Protocol):
+    """What the API keeps for itself. Synchronous; raises StoreUnavailable when Redis does not answer in time, StoreError."""
+
+    def preferences(self, model: ModelName, user_id: UserId) -> Preferences:
+        """What a user has said to like; `NO_PREFERENCES` when nothing."""
+
+    def put_preferences(self, model: ModelName, user_id: UserId, preferences: Preferences) -> None:
+        """Replace what a user has said. Idempotent."""
+
+    def drop_preferences(self, model: ModelName, user_id: UserId) -> bool:
+        """Forget it; whether there was anything. Idempotent."""
+
+    def session(self, model: ModelName, request_id: str) -> bytes | None:
+        """The frozen list behind a request's pages; None when it has expired, or never was."""
+
+    def put_session(self, model: ModelName, request_id: str, raw: bytes, ttl: timedelta) -> None:
+        """Keep a frozen list. Idempotent."""
+
+    def states(self, model: ModelName, users: Sequence[tuple[UserId, ModelVersion]]) -> list["UserState"]:
+        """What is known of users, each under a version, in the order asked. One round trip."""
+
+    def put_lists(
+        self, model: ModelName, lists: Sequence[tuple[UserId, ModelVersion, PrecomputedList]], ttl: timedelta
+    ) -> None:
+        """Replace users' precomputed lists. Idempotent. One round trip."""
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """What the stream job has published of a model, as bytes: the sources, and of each version its item vectors and its blend."""
+
+    number: int
+    sources: bytes | None
+    item_vectors: Mapping[ModelVersion, bytes]
+    blends: Mapping[ModelVersion, bytes]
+
+
 class StreamReads(Protocol):
     """What a reader polls of the stream job's results. Raises StoreUnavailable."""
 
-    def new_items(self, model: ModelName, version: ModelVersion) -> dict[ItemId, Vector]:
-        """Vectors float32 (k,) of the items that are newer than the version."""
+    def publication(self, model: ModelName) -> int:
+        """Number of the last batch that is published; 0 before the first publication."""
+
+    def published(self, model: ModelName, versions: Sequence[ModelVersion]) -> "Published":
+        """The last publication."""
 
     def popular(self, model: ModelName) -> list[ItemId]:
         """The most popular item ids, best first; empty when nothing is known."""
@@ -166,6 +239,9 @@ class InteractionStore(Protocol):
 
     def items(self, domain: str) -> list[Item]:
         """The catalogue of a domain, by item id."""
+
+    def users(self, after: UserId | None, count: int) -> list[UserId]:
+        """The next users of all domains, in the order of their ids: those behind `after`, at most `count`."""
 
 
 class WindowStore(Protocol):
@@ -384,6 +460,19 @@ class RolloutStore(Protocol):
         """Sums of a version's variant windows in one stage of a rollout."""
 
 
+@dataclass(frozen=True, slots=True)
+class MappedArtifact:
+    """A verified artifact whose arrays lie in memory that the processes of a machine share.
+
+    files : name -> content of the files that are no safetensors
+    tensors : name of a safetensors file -> its arrays by name, C-contiguous; what is written to one stays in this process
+    """
+
+    manifest: Manifest
+    files: Mapping[str, bytes]
+    tensors: Mapping[str, Mapping[str, npt.NDArray[Any]]]
+
+
 class ArtifactStore(Protocol):
     """Artifact directories, whole or absent."""
 
@@ -398,6 +487,9 @@ class ArtifactStore(Protocol):
         self, model: ModelName, version: ModelVersion, manifest_sha256: str | None = None
     ) -> tuple[Manifest, dict[str, bytes]]:
         """The verified manifest and files. Raises ArtifactError on a missing file, another size, hash, dtype or shape."""
+
+    def map(self, model: ModelName, version: ModelVersion, manifest_sha256: str | None = None) -> MappedArtifact:
+        """`read` without a copy of the tensors for this process. Raises ArtifactError as `read` does."""
 
     def discard(self, model: ModelName, version: ModelVersion) -> None:
         """Delete a version that was never registered; the directory disappears whole. Idempotent."""

@@ -49,6 +49,7 @@ class AlsModel:
 
     users, items, popular : ids in row order, and item ids best first
     user_factors : (users, k); item_factors : (items, k)
+    item_weights : (items,), each item's sum of c - 1: how firmly it stands where it is
     hyperparameters : what a fold-in needs, and how the factors were found
     """
 
@@ -57,6 +58,7 @@ class AlsModel:
     popular: Sequence[str]
     user_factors: F32
     item_factors: F32
+    item_weights: F32
     hyperparameters: Mapping[str, float]
 
     def files(self) -> dict[str, bytes]:
@@ -64,6 +66,7 @@ class AlsModel:
         tensors = {
             "item_factors": self.item_factors,
             "user_factors": self.user_factors,
+            "item_weights": self.item_weights,
             "item_gramian": als.gramian(self.item_factors),
             "user_gramian": als.gramian(self.user_factors),
             "item_axes": self._axes(self.item_factors).packed(),
@@ -85,7 +88,10 @@ class AlsModel:
                 msgspec.json.decode(files[name], type=list[str])
                 for name in ("users.json", "items.json", "popular.json")
             )
-            return cls(users, items, popular, tensors["user_factors"], tensors["item_factors"], hyperparameters)
+            weights = tensors.get("item_weights", np.ones(len(items), np.float32))
+            return cls(
+                users, items, popular, tensors["user_factors"], tensors["item_factors"], weights, hyperparameters
+            )
         except (KeyError, msgspec.DecodeError) as error:
             raise ArtifactError(f"not the files of an {KIND} artifact: {error!r}") from error
 
@@ -187,6 +193,7 @@ def fit(dataset: Dataset, job: TrainAls, recency_half_life_events: float) -> Als
         popular=[dataset.items[row] for row in popular_rows(dataset, job.half_life_days).tolist()],
         user_factors=user_factors,
         item_factors=item_factors,
+        item_weights=np.float32(job.alpha) * np.asarray(preferences.sum(axis=0), np.float32).ravel(),
         hyperparameters={
             "factors": job.factors,
             "iterations": job.iterations,

@@ -4,6 +4,7 @@
 - Before it counts as ready its hashes, shapes and values are checked and its golden queries answered, which
   also compiles the fold-in and the scoring. What fails is refused with a reason, and whatever served before goes on serving.
 - A version that left the route stays warm for a while: going back to it is then one pointer.
+- The arrays are the artifact's own files, mapped: the processes of a machine share one copy.
 """
 
 import logging
@@ -15,7 +16,6 @@ from typing import Final
 import msgspec
 import numpy as np
 import numpy.typing as npt
-from safetensors.numpy import load
 
 from online_models import als
 from online_models.contracts.artifacts import Manifest
@@ -23,10 +23,18 @@ from online_models.contracts.ids import ModelName, ModelVersion, hash64
 from online_models.contracts.rollouts import ReaderStatus
 from online_models.errors import ArtifactError
 from online_models.history import EMPTY, ENTRY, UserHistory
-from online_models.ports import ArtifactStore, ModelRegistry, RegisteredVersion, Vector
+from online_models.learner import TWO_TOWER_FILE, FoldIns, trained_of
+from online_models.ports import ArtifactStore, MappedArtifact, ModelRegistry, RegisteredVersion, Vector
+from serving_api.index import Index, build_index
 from serving_api.scoring import scores
 
 log: Final = logging.getLogger(__name__)
+
+EXACT_ITEMS: Final = 100_000
+"""Up to so many items all are scored for every request."""
+
+INDEX_QUERIES: Final = 400
+"""Users of the artifact that an index's recall is measured on."""
 
 RETRY_REFUSED_SECONDS: Final = 30.0
 """A refused version that the route still names is read again after this: somebody may have repaired it."""
@@ -37,9 +45,13 @@ class LoadedVersion:
     """A verified version.
 
     item_factors : float32 (items, k), row i belongs to `item_ids[i]`
+    fold_ins : histories to user vectors; nearest : finds items where they are too many to score them all, else None
+    tower_vectors : float32 (items, t), what the user tower's query is multiplied with; None without two towers
     item_gramian : float32 (k, k)
     user_factors : float32 (users, k), row `user_rows[user_id]`
     popular : item ids, best first, as of training
+
+    The arrays are C-contiguous and of numba's ordinary, writable type; nobody writes to them.
     """
 
     manifest: Manifest
@@ -52,6 +64,9 @@ class LoadedVersion:
     user_factors: Vector
     popular: list[str]
     fold_in: als.FoldIn
+    fold_ins: FoldIns
+    nearest: Index | None = None
+    tower_vectors: Vector | None = None
 
     @property
     def version(self) -> ModelVersion:
@@ -77,39 +92,50 @@ def load_version(artifacts: ArtifactStore, registered: RegisteredVersion) -> Loa
     ArtifactError
         When a byte, a shape or a value is not as declared, or a golden query has another answer; names what.
     """
-    manifest, files = artifacts.read(registered.model, registered.version, registered.manifest_sha256)
+    mapped = artifacts.map(registered.model, registered.version, registered.manifest_sha256)
     where = f"{registered.model} {registered.version}"
-    if manifest.kind != "als":
-        raise ArtifactError(f"{where}: expected an artifact of kind als, got {manifest.kind!r}")
+    if mapped.manifest.kind != "als":
+        raise ArtifactError(f"{where}: expected an artifact of kind als, got {mapped.manifest.kind!r}")
     try:
-        loaded = _parse(manifest, registered.manifest_sha256, files)
+        loaded = _parse(mapped, registered.manifest_sha256)
     except (KeyError, ValueError, msgspec.DecodeError) as error:
         raise ArtifactError(f"{where}: {error}") from error
     _check_golden(loaded, where)
     return loaded
 
 
-def _parse(manifest: Manifest, sha256: str, files: Mapping[str, bytes]) -> LoadedVersion:
-    tensors: dict[str, npt.NDArray[np.float32]] = load(files["factors.safetensors"])
+def _parse(mapped: MappedArtifact, sha256: str) -> LoadedVersion:
+    manifest, tensors = mapped.manifest, mapped.tensors["factors.safetensors"]
     items, users, popular = (
-        msgspec.json.decode(files[name], type=list[str]) for name in ("items.json", "users.json", "popular.json")
+        msgspec.json.decode(mapped.files[name], type=list[str]) for name in ("items.json", "users.json", "popular.json")
     )
     k = tensors["item_factors"].shape[-1]
     shapes = {"item_factors": (len(items), k), "user_factors": (len(users), k), "item_gramian": (k, k)}
     for name, shape in shapes.items():
         _check_tensor(name, tensors[name], shape)
+    trained = trained_of(manifest, tensors, items, mapped.tensors.get(TWO_TOWER_FILE))
     return LoadedVersion(
         manifest=manifest,
         manifest_sha256=sha256,
         item_ids=items,
         index=als.ItemIndex.of(items),
-        item_factors=np.require(tensors["item_factors"], requirements=["C", "W"]),
+        item_factors=tensors["item_factors"],
         item_gramian=tensors["item_gramian"],
         user_rows={user: row for row, user in enumerate(users)},
         user_factors=tensors["user_factors"],
         popular=popular,
         fold_in=als.FoldIn.of(manifest.hyperparameters),
+        fold_ins=FoldIns(trained),
+        tower_vectors=None if trained.tower is None else trained.tower.search_vectors(),
+        nearest=_nearest(tensors["item_factors"], tensors["user_factors"]),
     )
+
+
+def _nearest(items: Vector, users: Vector) -> Index | None:
+    """An index of items (items, k), its recall measured on users (users, k); None where all of them are scored."""
+    if len(items) <= EXACT_ITEMS:
+        return None
+    return build_index(items, users[:: max(1, len(users) // INDEX_QUERIES)], EXACT_ITEMS)
 
 
 def _check_tensor(name: str, tensor: npt.NDArray[np.float32], shape: tuple[int, ...]) -> None:

@@ -2,10 +2,13 @@
 
 - A request takes one frozen `ModelState` and works with that alone: one route and one set of versions.
 - Whatever a store does not answer stays as it was last known, and `missing` says so.
+- What is replaced rarely and is large, versions and catalogues, is taken out of the collector's sight: walking through millions
+  of ids would hold up requests. It is freed by its reference counts all the same.
 - A route of a smaller epoch, or none after there was one, is Redis that lost data: the last good one is kept
   until the controller has written it again.
 """
 
+import gc
 import logging
 import threading
 import time
@@ -14,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Final
 
+from online_models.content import ContentIndex
 from online_models.contracts.events import Item
 from online_models.contracts.ids import ModelName, ModelVersion
 from online_models.contracts.rollouts import Route
@@ -25,19 +29,15 @@ from online_models.ports import (
     RouteStore,
     StreamReads,
 )
+from serving_api.facts import Facts
 from serving_api.instruments import Instruments
-from serving_api.model_cache import LoadedVersion, ModelCache
-from serving_api.retrieval import NewItems, RankedList
+from serving_api.model_cache import ModelCache
+from serving_api.ranking import warm_up
+from serving_api.retrieval import RankedList, VersionView
+from serving_api.rules import Rule
+from serving_api.views import Views
 
 log: Final = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class ServedVersion:
-    """A loaded version and the items that came after it."""
-
-    loaded: LoadedVersion
-    new_items: NewItems
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +45,16 @@ class ModelState:
     """One model as this process knows it at one moment.
 
     popular : the stream's list, empty while it has none; catalogue : item id -> entry, in the order of ids
+    content : of the catalogue's entries in their order, None while there are none; facts : of no rows yet
     """
 
     model: ModelName
     route: Route | None = None
-    versions: Mapping[ModelVersion, ServedVersion] = field(default_factory=dict)
+    versions: Mapping[ModelVersion, VersionView] = field(default_factory=dict)
     popular: RankedList = field(default_factory=lambda: RankedList.of([]))
     catalogue: Mapping[str, Item] = field(default_factory=dict)
+    content: ContentIndex | None = None
+    facts: Facts = field(default_factory=lambda: Facts.of({}, (), ""))
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,13 +89,20 @@ class Reader:
         times: ReaderTimes,
         instruments: Instruments,
         clock: Callable[[], datetime],
+        rules: Sequence[Rule] = (),
+        *,
+        reports: bool = True,
     ) -> None:
+        """rules : what an operator says about lists; reports : count as one that serves, and say what is loaded"""
         self.reader_id = reader_id
         self._stores = stores
         self._times = times
         self._instruments = instruments
         self._clock = clock
-        self._states = {model: ModelState(model) for model in models}
+        self._reports = reports
+        self._rules = rules
+        self._views = {model: Views(model, Facts.of({}, rules, model)) for model in models}
+        self._states = {model: ModelState(model, facts=views.facts) for model, views in self._views.items()}
         self._caches = {model: self._cache(model) for model in models}
         self._catalogue_read_at: dict[ModelName, float] = {}
         self._unknown_items: set[ModelName] = set()
@@ -102,11 +112,6 @@ class Reader:
     def state(self, model: ModelName) -> ModelState:
         """The model as known now. Raises KeyError for a model that is not served."""
         return self._states[model]
-
-    @property
-    def redis_answers(self) -> bool:
-        """Whether Redis answered the last poll."""
-        return "redis" not in self._down and "redis" not in self._awaited
 
     def degraded(self) -> list[str]:
         """What the last poll did not get: silent stores, and single models that failed."""
@@ -183,7 +188,8 @@ class Reader:
 
     def _poll_redis(self, model: ModelName) -> None:
         self._poll_route(model)
-        self._report(model)
+        if self._reports:
+            self._report(model)
         self._poll_stream(model)
 
     def _poll_postgres(self, model: ModelName) -> None:
@@ -192,7 +198,11 @@ class Reader:
             items = self._stores.interactions.items(model)
             self._catalogue_read_at[model] = time.monotonic()
             self._unknown_items.discard(model)
-            self._states[model] = replace(self._states[model], catalogue={item.item_id: item for item in items})
+            catalogue = {item.item_id: item for item in items}
+            if catalogue != self._states[model].catalogue:
+                self._states[model] = replace(self._states[model], catalogue=catalogue)
+                self._show(model, self._views[model].with_facts(Facts.of(catalogue, self._rules, model)))
+            gc.freeze()
 
     def _poll_route(self, model: ModelName) -> None:
         state, route = self._states[model], self._stores.routes.route(model)
@@ -211,26 +221,34 @@ class Reader:
     def _sync_versions(self, model: ModelName) -> None:
         state, cache = self._states[model], self._caches[model]
         cache.sync(versions_of(state.route), time.monotonic())
-        served = {v: self._served(state, held) for v, held in cache.loaded().items()}
-        self._states[model] = replace(state, versions=served)
-
-    def _served(self, state: ModelState, loaded: LoadedVersion) -> ServedVersion:
-        before = state.versions.get(loaded.version)
-        return before if before and before.loaded is loaded else ServedVersion(loaded, NewItems.of({}, loaded))
+        held = cache.loaded()
+        if {version: view.loaded for version, view in state.versions.items()} != held:
+            self._show(model, self._views[model].with_versions(held))
+            gc.freeze()
 
     def _poll_stream(self, model: ModelName) -> None:
-        state = self._states[model]
         popular = self._stores.stream.popular(model)
-        if popular and popular != state.popular.ids:
-            state = replace(state, popular=RankedList.of(popular))
-        served = {v: self._with_new_items(model, version) for v, version in state.versions.items()}
-        self._states[model] = replace(state, versions=served)
+        if popular and popular != self._states[model].popular.ids:
+            self._states[model] = replace(self._states[model], popular=RankedList.of(popular))
+        views = self._views[model]
+        if views.is_due(self._stores.stream.publication(model), time.monotonic()):
+            begun = time.monotonic()
+            try:
+                published = self._stores.stream.published(model, list(views.loaded))
+                self._show(model, views.with_publication(published))
+            finally:
+                now = time.monotonic()
+                self._views[model] = self._views[model].resting(now, now - begun)
 
-    def _with_new_items(self, model: ModelName, served: ServedVersion) -> ServedVersion:
-        vectors = self._stores.stream.new_items(model, served.loaded.version)
-        if not vectors and not served.new_items.ids:
-            return served
-        return ServedVersion(served.loaded, NewItems.of(vectors, served.loaded))
+    def _show(self, model: ModelName, views: Views) -> None:
+        """Let requests see a model's versions anew."""
+        for version, view in views.built.items():
+            if version not in self._states[model].versions:
+                warm_up(view)
+        self._views[model] = views
+        self._states[model] = replace(
+            self._states[model], versions=views.built, content=views.content, facts=views.facts
+        )
 
     def _report(self, model: ModelName) -> None:
         """Say what is held, then that this reader lives: it is never seen alive without its statuses."""

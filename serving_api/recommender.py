@@ -1,58 +1,72 @@
-"""One request: assignment -> the user's state -> retrieval -> titles -> impressions -> answer.
+"""One request: assignment -> the user's state -> ranking, or a precomputed list -> titles -> impressions -> answer.
 
-- The first of these that exists gives the list: the stream's vector for the version, the user's factor in the
-  artifact, a fold-in of the history, popularity. A list that is short is filled up by popularity.
-- Redis away means less knowledge, not an error: the artifact or popularity answers, marked `degraded`.
+- Redis away means older knowledge, not an error: what was last read of the user answers, or the artifact, or popularity,
+  marked `degraded`.
 - An answer that neither arm of a rollout gave (popularity, or a version standing in for one not loaded) is logged
   as `fallback` and without the rollout, so that it counts for no arm.
+- Every answer is a page of a `Session`: of one that is made for it and forgotten, or of one that is kept for the pages to come.
 """
 
+import asyncio
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Final
 
 import msgspec
-import numpy as np
 
-from online_models import als, history
-from online_models.contracts.events import Event, EventType, Item
-from online_models.contracts.ids import ModelName, ModelVersion, UserId, hash64
-from online_models.errors import PenstockError, StoreError, StoreUnavailable
-from online_models.ports import EventLog, UserReads, UserState, Vector
+from online_models import history
+from online_models.contracts.events import Item
+from online_models.contracts.ids import ModelName, ModelVersion, UserId
+from online_models.errors import StoreError, StoreUnavailable
+from online_models.ports import ServingStore, UserReads, UserState
 from serving_api.assignment import Variant, variant
+from serving_api.impressions import ImpressionLog, Shown
 from serving_api.instruments import Instruments
-from serving_api.reader import ModelState, Reader, ServedVersion
-from serving_api.retrieval import Hashes, RankedList, best_items
+from serving_api.last_known import LastKnown
+from serving_api.modes import Modes, ranking_of
+from serving_api.ranking import POPULARITY, RankedItem, Ranking, Visit, rank
+from serving_api.reader import ModelState, Reader
+from serving_api.reranking.exposure import Exposure
+from serving_api.retrieval import VersionView, hashes_of
+from serving_api.rules import Reranking
+from serving_api.sessions import Frozen, PageToken, Session, decoded, encode
 
 log: Final = logging.getLogger(__name__)
 
-POPULARITY: Final = "popularity"
 NOTHING_KNOWN: Final = UserState(None, history.EMPTY)
+
+READ_TOGETHER: Final = 250
+"""Users of one request for many that are read with one command, and held at once."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """A request for k recommendations; `ts_ms` is its event time, epoch milliseconds."""
+    """A request for k recommendations; `ts_ms` is its event time, epoch milliseconds; `age` the user's, if it is told."""
 
     model: ModelName
     user_id: UserId
     k: int
     ts_ms: int
+    age: float | None = None
 
 
-class RecommendedItem(msgspec.Struct, frozen=True):
-    """One item of an answer; `rank` counts from 1, `score` is null where popularity placed the item."""
+class RecommendedItem(msgspec.Struct, frozen=True, gc=False):
+    """One item of an answer; `rank` counts from 1, `score` is null where popularity placed the item; `reason` is a code, about
+    the item `because` of the user's history where there is one."""
 
     item_id: str
     title: str
     categories: list[str]
     score: float | None
     rank: int
+    reason: str
+    because: str | None
 
 
-class Answer(msgspec.Struct, frozen=True):
-    """The answer to a request, as it goes over the wire."""
+class Answer(msgspec.Struct, frozen=True, gc=False):
+    """The answer to a request, as it goes over the wire; `page_token` asks for the next page, where there is one."""
 
     request_id: str
     user_id: str
@@ -64,22 +78,28 @@ class Answer(msgspec.Struct, frozen=True):
     stage: int
     degraded: bool
     items: list[RecommendedItem]
+    page_token: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Lists:
+    """How lists are made.
+
+    session_items : most items of all pages of a list; session_ttl : how long they can be turned
+    """
+
+    reranking: Reranking
+    modes: Modes
+    session_items: int
+    session_ttl: timedelta
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
     """Who answers: the version (None: no version is loaded) and the arm it stands for."""
 
-    served: ServedVersion | None
+    served: VersionView | None
     variant: Variant
-
-
-@dataclass(frozen=True, slots=True)
-class Ranking:
-    """Items with their scores, best first, and what gave them."""
-
-    source: str
-    items: list[tuple[str, float | None]]
 
 
 def choose(state: ModelState, user_id: str) -> Choice:
@@ -94,81 +114,37 @@ def choose(state: ModelState, user_id: str) -> Choice:
     return Choice(state.versions.get(state.route.stable) or _any(state), Variant.FALLBACK)
 
 
-def _any(state: ModelState) -> ServedVersion | None:
+def _any(state: ModelState) -> VersionView | None:
     """The version held longest, of those that can serve."""
     return next(iter(state.versions.values()), None)
 
 
-def rank(state: ModelState, served: ServedVersion | None, user_id: str, user: UserState, k: int) -> Ranking:
-    """The k best unseen items for a user, filled up by popularity."""
-    seen: Hashes = user.history.seen["item"]
-    source, vector = _user_vector(served, user_id, user)
-    if served is None or vector is None:
-        return Ranking(POPULARITY, _fill_up([], state, served, seen, k))
-    best: list[tuple[str, float | None]] = list(best_items(served.loaded, served.new_items, vector, seen, k))
-    return Ranking(source, best if len(best) == k else _fill_up(best, state, served, seen, k))
-
-
-def _user_vector(served: ServedVersion | None, user_id: str, user: UserState) -> tuple[str, Vector | None]:
-    if served is None:
-        return POPULARITY, None
-    loaded = served.loaded
-    if user.vector is not None and user.vector.shape == (loaded.k,) and np.isfinite(user.vector).all():
-        return "vector", user.vector
-    factor = loaded.user_factor(user_id)
-    if factor is not None and user.history.version_ms <= loaded.manifest.data_window.end_ms:
-        return "factors", factor
-    # What happened after the training counts: the same solve as the stream's, a moment earlier than the stream.
-    folded = als.fold_in_history(user.history, loaded.index, loaded.item_factors, loaded.item_gramian, loaded.fold_in)
-    if folded.any():
-        return "fold_in", folded
-    return ("factors", factor) if factor is not None else (POPULARITY, None)
-
-
-def _fill_up(
-    best: list[tuple[str, float | None]],
-    state: ModelState,
-    served: ServedVersion | None,
-    seen: Hashes,
-    k: int,
-) -> list[tuple[str, float | None]]:
-    filled, placed = list(best), {item for item, _ in best}
-    for item in _by_popularity(state, served, seen):
-        if len(filled) == k:
-            break
-        if item not in placed:
-            placed.add(item)
-            filled.append((item, None))
-    return filled
-
-
-def _by_popularity(state: ModelState, served: ServedVersion | None, seen: Hashes) -> Iterator[str]:
-    """Unseen items: the stream's list (else the artifact's), then the whole catalogue."""
-    popular = state.popular
-    if not popular.ids and served is not None:
-        popular = RankedList.of(served.loaded.popular)
-    yield from popular.unseen(seen)
-    known = set(seen.tolist())
-    yield from (item for item in state.catalogue if hash64(item) not in known)
-
-
 class Recommender:
-    """The use case behind `GET /v1/recommendations/{user_id}`."""
+    """The use cases behind `/v1/recommendations`."""
 
     def __init__(
         self,
         reader: Reader,
         users: UserReads,
-        event_log: EventLog,
+        store: ServingStore,
+        last_known: LastKnown,
+        impressions: ImpressionLog,
         instruments: Instruments,
         new_id: Callable[[], str],
+        lists: Lists,
+        draw: Callable[[], float],
     ) -> None:
-        """new_id : a fresh UUID on each call"""
+        """new_id : a fresh UUID on each call; draw : a number evenly from [0, 1) on each call"""
         self._reader = reader
         self._users = users
-        self._event_log = event_log
+        self._store = store
+        self._last_known = last_known
+        self._impressions = impressions
         self._instruments = instruments
         self._new_id = new_id
+        self._lists = lists
+        self._draw = draw
+        self._exposures: dict[ModelName, Exposure] = {}
 
     async def recommend(self, ask: Ask) -> Answer:
         """The best unseen items, logged as impressions. Never fails because a store does.
@@ -177,83 +153,194 @@ class Recommender:
         """
         state = self._reader.state(ask.model)  # pinned: one route and one set of versions for this request
         choice = choose(state, ask.user_id)
-        version = choice.served.loaded.version if choice.served else None
-        user = await self._user(ask, version)
-        ranking = rank(state, choice.served, ask.user_id, user or NOTHING_KNOWN, ask.k)
-        answer = self._answer(ask, state, choice, ranking, degraded=user is None)
-        self._log_impressions(ask, state, answer)
-        self._instruments.answers.labels(ask.model, answer.variant, answer.source).inc()
+        user, degraded = await self._user(ask, _version(choice))
+        session = self._session(ask, state, choice, user, ask.k, degraded=degraded)
+        answer = self._answer(ask, state, session, PageToken(self._new_id(), 0))
+        await self._log(ask, session, answer, 0)
         return answer
 
-    async def _user(self, ask: Ask, version: ModelVersion | None) -> UserState | None:
-        """What Redis knows of the user; None when it does not answer."""
-        if self._reader.redis_answers:
-            try:
-                return await self._users.user(ask.model, version, ask.user_id)
-            except (StoreUnavailable, StoreError) as error:
-                log.warning("user_state_missing model=%s error=%s", ask.model, error)
-        self._instruments.degraded.labels(ask.model).inc()
-        return None
+    async def begin(self, ask: Ask) -> Answer:
+        """The first page of a list that is kept for the next ones; without a `page_token` where Redis does not take it."""
+        state = self._reader.state(ask.model)
+        choice = choose(state, ask.user_id)
+        user, degraded = await self._user(ask, _version(choice))
+        most = max(ask.k, self._lists.session_items)
+        session = self._session(ask, state, choice, user, most, degraded=degraded)
+        answer = self._answer(ask, state, session, PageToken(self._new_id(), 0))
+        if answer.page_token is not None and not await self._keep(ask.model, answer.request_id, session):
+            answer = msgspec.structs.replace(answer, page_token=None)
+        await self._log(ask, session, answer, 0)
+        return answer
 
-    def _answer(self, ask: Ask, state: ModelState, choice: Choice, ranking: Ranking, *, degraded: bool) -> Answer:
+    async def turn(self, ask: Ask, token: PageToken) -> Answer | None:
+        """The next page of a list; None when the list has expired or is not this user's.
+
+        Raises StoreUnavailable when Redis does not say.
+        """
+        raw = await asyncio.to_thread(self._store.session, ask.model, token.request_id)
+        session = None if raw is None else decoded(raw)
+        if session is None or session.user_id != ask.user_id:
+            return None
+        answer = self._answer(ask, self._reader.state(ask.model), session, token)
+        await self._log(ask, session, answer, token.offset)
+        return answer
+
+    async def recommend_many(self, asks: Sequence[Ask], *, log_impressions: bool) -> AsyncIterator[Answer]:
+        """The answers to many requests for one model, in their order, as each would be answered alone.
+
+        Users are read together, `READ_TOGETHER` at a time; between any two the event loop may do something else.
+        """
+        for start in range(0, len(asks), READ_TOGETHER):
+            some = asks[start : start + READ_TOGETHER]
+            state = self._reader.state(some[0].model)
+            choices = [choose(state, ask.user_id) for ask in some]
+            users = await asyncio.gather(*map(self._user, some, map(_version, choices)))
+            for ask, choice, (user, degraded) in zip(some, choices, users, strict=True):
+                session = self._session(ask, state, choice, user, ask.k, degraded=degraded)
+                answer = self._answer(ask, state, session, PageToken(self._new_id(), 0))
+                if log_impressions:
+                    await self._log(ask, session, answer, 0)
+                yield answer
+                await asyncio.sleep(0)
+
+    async def _user(self, ask: Ask, version: ModelVersion | None) -> tuple[UserState, bool]:
+        """What Redis knows of the user, and whether that is what it knew some time ago, or nothing, for want of an answer."""
+        try:
+            user = await self._users.user(ask.model, version, ask.user_id)
+        except StoreError as error:
+            if not isinstance(error, StoreUnavailable):  # which is told once, where it is found out
+                log.warning("user_state_torn model=%s error=%s", ask.model, error)
+            self._instruments.degraded.labels(ask.model).inc()
+            return self._last_known.get(ask.model, version, ask.user_id) or NOTHING_KNOWN, True
+        self._last_known.put(ask.model, version, ask.user_id, user)
+        return user, False
+
+    def _session(
+        self, ask: Ask, state: ModelState, choice: Choice, user: UserState, most: int, *, degraded: bool
+    ) -> Session:
+        """At most so many items for the user, and on whose account they are."""
+        ranking = self._listed(ask, user, most) or self._ranked(ask, state, choice, user, most)
         by_model = ranking.source != POPULARITY and choice.served is not None
         arm = choice.variant if by_model else Variant.FALLBACK
         route = state.route
         # Nobody is exposed to a rollout before its first stage.
         in_rollout = route is not None and route.stage >= 0 and arm is not Variant.FALLBACK
-        return Answer(
-            request_id=self._new_id(),
+        return Session(
             user_id=ask.user_id,
-            domain=ask.model,
             model_version=choice.served.loaded.version if choice.served and by_model else None,
             variant=arm,
             source=ranking.source,
             rollout_id=route.rollout_id if route and in_rollout else None,
             stage=route.stage if route else -1,
+            weight_bp=route.weight_bp if route else 0,
             degraded=degraded,
-            items=self._titled(state, ranking.items),
+            items=_frozen(ranking.items, choice.served),
         )
 
-    def _titled(self, state: ModelState, ranked: Sequence[tuple[str, float | None]]) -> list[RecommendedItem]:
-        if any(item not in state.catalogue for item, _ in ranked):
-            self._reader.want_titles(state.model)
-        items = []
-        for place, (item, score) in enumerate(ranked, start=1):
-            entry = state.catalogue.get(item) or Item(item, state.model, title=item)
-            items.append(RecommendedItem(item, entry.title, entry.categories, score, place))
-        return items
-
-    def _log_impressions(self, ask: Ask, state: ModelState, answer: Answer) -> None:
-        """One event per item in one append. A log that refuses costs the impressions, not the answer."""
-        lines = [msgspec.json.encode(event) for event in self._impressions(ask, state, answer)]
-        if not lines:
-            return
+    def _listed(self, ask: Ask, user: UserState, most: int) -> Ranking | None:
+        """From the user's precomputed list, where one is to be used and has enough that is unseen."""
+        known = user.history
+        wanted = ask.age is None and self._lists.modes.prefers_list(known.version_ms, ask.ts_ms)
+        if not wanted or user.precomputed is None:
+            return None
         try:
-            self._event_log.append(lines)
-        except (OSError, PenstockError) as error:
-            log.error("impressions_lost model=%s count=%d error=%s", ask.model, len(lines), error)
-            self._instruments.impressions_lost.labels(ask.model).inc(len(lines))
-        else:
-            self._instruments.impressions.labels(ask.model).inc(len(lines))
+            return ranking_of(user.precomputed, known.seen["item"], ask.k, most)
+        except StoreError as error:
+            log.warning("list_torn model=%s error=%s", ask.model, error)
+            return None
 
-    def _impressions(self, ask: Ask, state: ModelState, answer: Answer) -> Iterator[Event]:
-        weight_bp = state.route.weight_bp if state.route else 0
-        for item in answer.items:
-            yield Event(
-                event_id=self._new_id(),
-                type=EventType.IMPRESSION,
-                user_id=ask.user_id,
-                item_id=item.item_id,
-                ts=ask.ts_ms,
-                domain=ask.model,
-                request_id=answer.request_id,
-                position=item.rank - 1,
-                model_version=answer.model_version,
-                rollout_id=answer.rollout_id,
-                propensity=1.0,
-                features={
-                    "stage": float(answer.stage),
-                    "weight_bp": float(weight_bp),
-                    "variant": str(answer.variant),
-                },
-            )
+    def _ranked(self, ask: Ask, state: ModelState, choice: Choice, user: UserState, most: int) -> Ranking:
+        config = self._lists.reranking
+        draw = self._draw() if config.explore_probability else 0.0
+        visit = Visit(ask.user_id, most, ask.ts_ms, ask.age, draw)
+        return rank(choice.served, state.popular, state.facts, visit, user, config, self._exposure(ask.model))
+
+    def _exposure(self, model: ModelName) -> Exposure | None:
+        """What was shown lately; None where nothing is capped."""
+        config = self._lists.reranking
+        if config.exposure_cap >= 1:
+            return None
+        return self._exposures.setdefault(model, Exposure(config.exposure_half_life_seconds))
+
+    async def _keep(self, model: ModelName, request_id: str, session: Session) -> bool:
+        try:
+            ttl = self._lists.session_ttl
+            await asyncio.to_thread(self._store.put_session, model, request_id, encode(session), ttl)
+        except StoreError as error:
+            log.warning("session_not_kept model=%s error=%s", model, error)
+            return False
+        return True
+
+    def _answer(self, ask: Ask, state: ModelState, session: Session, token: PageToken) -> Answer:
+        """The k items of a session from the token's offset on."""
+        first, end = token.offset, token.offset + ask.k
+        items = session.items[first:end]
+        following = str(PageToken(token.request_id, end)) if end < len(session.items) else None
+        self._instruments.answers_of(ask.model, session.variant, session.source).inc()
+        return Answer(
+            request_id=token.request_id,
+            user_id=ask.user_id,
+            domain=ask.model,
+            model_version=session.model_version,
+            variant=session.variant,
+            source=session.source,
+            rollout_id=session.rollout_id,
+            stage=session.stage,
+            degraded=session.degraded,
+            items=self._titled(state, items, first),
+            page_token=following,
+        )
+
+    def _titled(self, state: ModelState, items: Sequence[Frozen], first: int) -> list[RecommendedItem]:
+        """The items as they are shown, of which `first` stand before them."""
+        titled, untitled = [], False
+        for place, each in enumerate(items, start=first + 1):
+            entry = state.catalogue.get(each.item_id)
+            if entry is None:
+                entry, untitled = Item(each.item_id, state.model, title=each.item_id), True
+            about = (each.reason, each.because)
+            titled.append(RecommendedItem(each.item_id, entry.title, entry.categories, each.score, place, *about))
+        if untitled:
+            self._reader.want_titles(state.model)
+        return titled
+
+    async def _log(self, ask: Ask, session: Session, answer: Answer, first: int) -> None:
+        """Log the impressions of an answer, and count them for exposure."""
+        if not answer.items:
+            return
+        exposure = self._exposure(ask.model)
+        if exposure is not None:
+            exposure.add(hashes_of([item.item_id for item in answer.items]), ask.ts_ms / 1000)
+        await self._impressions.put(_shown(ask, session, answer, first))
+
+
+def _version(choice: Choice) -> ModelVersion | None:
+    return choice.served.loaded.version if choice.served else None
+
+
+def _frozen(items: Sequence[RankedItem], served: VersionView | None) -> list[Frozen]:
+    about = [None] * len(items) if served is None else served.ids_of([item.why.item for item in items])
+    return [
+        Frozen(item.item_id, item.score, item.why.code, because, item.propensity)
+        for item, because in zip(items, about, strict=True)
+    ]
+
+
+def _shown(ask: Ask, session: Session, answer: Answer, first: int) -> Shown:
+    items = session.items[first : first + len(answer.items)]
+    return Shown(
+        model=ask.model,
+        user_id=ask.user_id,
+        ts_ms=ask.ts_ms,
+        request_id=answer.request_id,
+        items=[item.item_id for item in items],
+        propensities=[item.propensity for item in items],
+        model_version=answer.model_version,
+        rollout_id=answer.rollout_id,
+        features={
+            "stage": float(session.stage),
+            "weight_bp": float(session.weight_bp),
+            "variant": str(session.variant),
+        },
+        first=first,
+    )

@@ -1,43 +1,220 @@
-"""Exact top-k: one matrix-vector product over trained items and new ones, without what the user has seen.
+"""What a version ranks by, as requests see it: the published sources, its vectors, its blend, and an index where items are many.
 
-Below some tens of thousands of items the exact product is as fast as an approximate index, and never stale.
+- Rows are those of the published sources, for all versions of a model; items of a version that the stream has not met come after.
+- A view is made whole by the poller whenever the stream job has published, and never changes after; only its scratch is written
+  to, by the one thread that answers requests.
+- While a version has no index every item is scored. With one, those that the index finds by the trained vectors, the neighbours
+  of the user's recent items, and the popular; all by their present vectors.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Self
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from online_models import als
-from online_models.contracts.ids import ItemId, hash64
+from online_models import evidence
+from online_models.blend import BUCKETS, Blend, bucket_of
+from online_models.contracts.ids import hash64
+from online_models.evidence import QUERIES, Scratch, combined_query, scratch_for
 from online_models.ports import Vector
+from online_models.sources import Sources
+from serving_api.facts import Facts
 from serving_api.model_cache import LoadedVersion
-from serving_api.scoring import scores
 
 Hashes = npt.NDArray[np.uint64]
+Rows = npt.NDArray[np.int64]
+F32 = npt.NDArray[np.float32]
+
+INDEXED: Final = 300
+"""Items that the index is asked for."""
+
+POPULAR: Final = 200
+"""The most popular items, which are candidates of everybody where an index is."""
+
+SERVED_NEIGHBOURS: Final = 32
+"""Of an item's neighbours the heaviest so many are ranked by: the others cost more than they tell."""
+
+_TOWER: Final = QUERIES.index("two_tower")
+
+
+class Ranked(NamedTuple):
+    """Items, best first: rows int64 (m,), scores float32 (m,), and what they add up from, see `evidence.parts` (m, 3)."""
+
+    rows: Rows
+    scores: F32
+    parts: F32
 
 
 @dataclass(frozen=True, slots=True)
-class NewItems:
-    """Items that came after a version was trained: ids in row order, and factors float32 (items, k)."""
+class VersionView:
+    """A version as requests see it.
 
-    ids: Sequence[str]
-    index: als.ItemIndex
-    factors: Vector
+    sources : the shared ones, their item table grown by the version's own items
+    vectors : float32 (items, k), by row of the item table; zeros where there is none
+    weights : float32 (buckets, FEATURES); bases : float32 (buckets, items), what popularity adds, -inf for an unknown item
+    popular : per bucket the best rows by base
+    tower_vectors : float32 (items, t), what the user tower's query is multiplied with; None without two towers
+    indexed : int64 (trained,), rows of the artifact's items, in its order; what its index answers in
+    """
 
-    @classmethod
-    def of(cls, vectors: Mapping[ItemId, Vector], loaded: LoadedVersion) -> Self:
-        """Those of the vectors that fit the version: unknown to it, of its length, and finite."""
-        known = loaded.index.rows(hashes_of(list(vectors))) >= 0
-        fitting = {
-            item: vector
-            for (item, vector), trained in zip(vectors.items(), known.tolist(), strict=True)
-            if not trained and vector.shape == (loaded.k,) and np.isfinite(vector).all()
-        }
-        factors = np.array(list(fitting.values()), np.float32).reshape(len(fitting), loaded.k)
-        return cls(list(fitting), als.ItemIndex.of(list(fitting)), factors)
+    loaded: LoadedVersion
+    sources: Sources
+    facts: Facts
+    vectors: F32
+    weights: F32
+    bases: F32
+    popular: Sequence[Rows]
+    indexed: Rows
+    scratch: Scratch = field(repr=False)
+    tower_vectors: F32 | None = None
+
+    def rows(self, hashes: Hashes) -> Rows:
+        """Row of each item hash (n,), -1 where unknown."""
+        return self.sources.items.rows(hashes)
+
+    def ids_of(self, item_hashes: Sequence[int | None]) -> list[str | None]:
+        """The items behind hashes; None where one is unknown, or where there is none."""
+        known = [item_hash for item_hash in item_hashes if item_hash is not None]
+        rows = iter(self.rows(np.array(known, np.uint64)).tolist())
+        found = [-1 if item_hash is None else next(rows) for item_hash in item_hashes]
+        return [self.sources.items.ids[row] if row >= 0 else None for row in found]
+
+    def best(
+        self,
+        context: Rows,
+        events: int,
+        vectors: F32,
+        excluded: Rows,
+        count: int,
+        tower: F32 | None = None,
+        raised: F32 | None = None,
+    ) -> Ranked:
+        """The best items by the blend.
+
+        Parameters
+        ----------
+        context : (n,), rows of the user's recent items, oldest first; -1 for an unknown one
+        events : how long the user's history is
+        vectors : float32 (2, k), the user's recent and long vector; excluded : (e,), rows that are left out
+        tower : float32 (t,), what the user tower asks for
+        raised : float32 (items,), what is added to each score; in `parts` it counts as popularity
+        """
+        bucket = bucket_of(events)
+        query = self.query(vectors, events)
+        base, popular = self.bases[bucket], self.popular[bucket]
+        if raised is not None:
+            base = base + raised
+            popular = popular if self.loaded.nearest is None else evidence.best_of(base, POPULAR)[0]
+        towers, asked = self.tower_vectors, None
+        if tower is not None and towers is not None:
+            base, asked = base.copy(), self.weights[bucket][_TOWER] * tower
+            evidence.add_products(towers, asked, base)
+        followers, companions = self.sources.followers.arrays, self.sources.companions.arrays
+        how = (followers, companions, base, self.vectors, query, self.weights[bucket])
+        if self.loaded.nearest is None:
+            ranked = Ranked(*evidence.blend_all(context, *how, excluded, count, self.scratch))
+        else:
+            found = self.indexed[self.loaded.nearest.search(query, INDEXED)[0]]
+            ranked = Ranked(*evidence.blend_some(found, popular, context, *how, excluded, count, self.scratch))
+        if towers is not None and asked is not None:
+            _as_vectors(ranked, towers[ranked.rows] @ asked)
+        return ranked
+
+    def query(self, vectors: F32, events: int) -> F32:
+        """The one vector (k,) whose products with the items are what the user's vectors (2, k) add to their scores."""
+        queries = np.zeros((len(QUERIES), vectors.shape[1]), np.float32)
+        queries[: len(vectors)] = vectors
+        return combined_query(self.weights[bucket_of(events)], queries)
+
+
+def _as_vectors(ranked: Ranked, added: F32) -> None:
+    """Count what stood in the base for the towers (m,) among what the vectors add."""
+    ranked.parts[:, 0] += added
+    ranked.parts[:, 2] -= added
+
+
+def views_of(
+    loaded: Sequence[LoadedVersion],
+    sources: Sources,
+    blends: Sequence[Blend],
+    overlays: Sequence[Mapping[str, Vector]],
+    facts: Facts,
+    known_facts: Facts | None = None,
+) -> list[VersionView]:
+    """The views of a model's versions over the same sources, which gain their items.
+
+    overlays : of each version item id -> vector (k,), of moved, new and placed items; those that are not finite or not of its
+        length are left out
+    known_facts : columns that are taken over where they are of the same items and catalogue
+    """
+    indexed = [sources.rows_of(version.item_ids) for version in loaded]
+    fitting = [
+        {item: vector for item, vector in overlay.items() if vector.shape == (version.k,) and np.isfinite(vector).all()}
+        for version, overlay in zip(loaded, overlays, strict=True)
+    ]
+    moved = [sources.rows_of(list(overlay)) for overlay in fitting]
+    facts = facts.of_rows(sources.items.ids, known_facts)
+    return [
+        _view(version, sources, blend, facts, rows, (moved_rows, list(overlay.values())))
+        for version, blend, rows, moved_rows, overlay in zip(loaded, blends, indexed, moved, fitting, strict=True)
+    ]
+
+
+def _view(
+    loaded: LoadedVersion,
+    sources: Sources,
+    blend: Blend,
+    facts: Facts,
+    indexed: Rows,
+    moved: tuple[Rows, Sequence[Vector]],
+) -> VersionView:
+    vectors = np.zeros((len(sources.items), loaded.k), np.float32)
+    vectors[indexed] = loaded.item_factors
+    known = sources.popularity.counted()
+    known[indexed] = True
+    if len(moved[0]):
+        vectors[moved[0]] = np.array(moved[1], np.float32)
+        known[moved[0]] = True
+    towers = None
+    if loaded.tower_vectors is not None:
+        towers = np.zeros((len(sources.items), loaded.tower_vectors.shape[1]), np.float32)
+        towers[indexed] = loaded.tower_vectors
+    weights = np.array([blend.of(events) for events in BUCKETS], np.float32)
+    bases = _bases(sources, weights, known)
+    return VersionView(
+        loaded=loaded,
+        sources=sources,
+        facts=facts,
+        vectors=vectors,
+        weights=weights,
+        bases=bases,
+        popular=[evidence.best_of(base, POPULAR)[0] for base in bases],
+        indexed=indexed,
+        scratch=scratch_for(len(sources.items)),
+        tower_vectors=towers,
+    )
+
+
+def _bases(sources: Sources, weights: F32, known: npt.NDArray[np.bool_]) -> F32:
+    """What popularity adds to each item's score, float32 (buckets, items); -inf where nothing is known of the item."""
+    shares = sources.popularity.shares(sources.popularity.newest_ms)
+    bases = np.empty((len(weights), len(known)), np.float32)
+    for bucket, base in enumerate(bases):
+        evidence.popularity_scores(shares, weights[bucket], base)
+    bases[:, ~known] = -np.inf
+    return bases
+
+
+def served(sources: Sources) -> Sources:
+    """The sources as they are ranked by, with the heaviest neighbours alone."""
+    return Sources(
+        sources.items,
+        sources.followers.heaviest(SERVED_NEIGHBOURS),
+        sources.companions.heaviest(SERVED_NEIGHBOURS),
+        sources.popularity,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,22 +238,3 @@ class RankedList:
 def hashes_of(ids: Sequence[str]) -> Hashes:
     """The 64-bit hashes (n,) of ids."""
     return np.fromiter(map(hash64, ids), np.uint64, len(ids))
-
-
-def best_items(
-    loaded: LoadedVersion, new_items: NewItems, vector: Vector, seen: Hashes, k: int
-) -> list[tuple[str, float]]:
-    """The k best unseen items by x . y, best first, ties by row; trained items before new ones.
-
-    Parameters
-    ----------
-    vector : x, float32 (k,); seen : hashes (s,)
-    """
-    trained = len(loaded.item_ids)
-    found = np.concatenate([scores(loaded.item_factors, vector), scores(new_items.factors, vector)])  # (items + new,)
-    new_rows = new_items.index.rows(seen)
-    excluded = np.concatenate([loaded.index.rows(seen), np.where(new_rows >= 0, trained + new_rows, -1)])
-    return [
-        (loaded.item_ids[row] if row < trained else new_items.ids[row - trained], float(found[row]))
-        for row in als.top_k(found, k, excluded).tolist()
-    ]

@@ -4,11 +4,18 @@ The hot path encodes `recommender.Answer` itself; a test holds `RecommendationAn
 """
 
 from datetime import datetime
-from typing import Literal
+from typing import Annotated, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from online_models.contracts.events import MAX_ID_LENGTH, EventType
+from serving_api.reranking.explanations import Code
+from serving_api.similar import Likeness
+
+MOST_PREFERRED: Final = 100
+"""Items, and categories, that a user may say to like."""
+
+NO_NUL: Final = r"^[^\x00]+$"
 
 
 class RecommendedItem(BaseModel):
@@ -19,6 +26,10 @@ class RecommendedItem(BaseModel):
     categories: list[str]
     score: float | None = Field(description="Predicted preference; null where popularity placed the item.")
     rank: int = Field(ge=1)
+    reason: Code = Field(description="Why it is shown.")
+    because: str | None = Field(
+        description="The item of the user's history that the reason is about, where there is one."
+    )
 
 
 class RecommendationAnswer(BaseModel):
@@ -36,6 +47,7 @@ class RecommendationAnswer(BaseModel):
                 "rollout_id": 3,
                 "stage": 1,
                 "degraded": False,
+                "page_token": None,
                 "items": [
                     {
                         "item_id": "318",
@@ -43,6 +55,8 @@ class RecommendationAnswer(BaseModel):
                         "categories": ["Crime", "Drama"],
                         "score": 0.93,
                         "rank": 1,
+                        "reason": "because_you_watched",
+                        "because": "296",
                     }
                 ],
             }
@@ -54,11 +68,121 @@ class RecommendationAnswer(BaseModel):
     domain: str
     model_version: str | None = Field(description="Null when popularity answered.")
     variant: Literal["stable", "canary", "fallback"]
-    source: Literal["vector", "factors", "fold_in", "popularity"]
+    source: Literal["vector", "fold_in", "factors", "preferences", "neighbours", "popularity", "precomputed"]
     rollout_id: int | None = Field(description="The rollout that this answer counts for.")
     stage: int = Field(description="Stage of the rollout, from 0; -1 outside one.")
     degraded: bool = Field(description="Redis was away: answered from what the process holds.")
     items: list[RecommendedItem]
+    page_token: str | None = Field(
+        description="Gives the next page of a list begun with `paged=true`; null on the last."
+    )
+
+
+Id = Annotated[str, Field(min_length=1, max_length=MAX_ID_LENGTH, pattern=NO_NUL)]
+
+
+class BatchIn(BaseModel):
+    """A request for the recommendations of many users."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"example": {"domain": "movies", "user_ids": ["1", "2"], "k": 10, "log_impressions": False}},
+    )
+
+    domain: str
+    user_ids: list[Id] = Field(min_length=1, description="The settings say how many at most.")
+    k: int | None = Field(None, ge=1, description="How many items each; the settings say how many at most.")
+    at: str | None = Field(None, description="Event time (epoch ms or RFC 3339), where the settings allow it.")
+    log_impressions: bool = Field(False, description="Whether the items count as shown.")
+
+
+class BatchAnswer(BaseModel):
+    """The answers for many users, in the order asked."""
+
+    answers: list[RecommendationAnswer]
+
+
+class SimilarItem(BaseModel):
+    """One similar item."""
+
+    item_id: str
+    title: str
+    categories: list[str]
+    score: float = Field(gt=0, le=1)
+    rank: int = Field(ge=1)
+    reason: Likeness = Field(description="What makes it similar, for the most part.")
+
+
+class SimilarAnswer(BaseModel):
+    """What is most like an item."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "item_id": "318",
+                "domain": "movies",
+                "model_version": "v12",
+                "items": [
+                    {
+                        "item_id": "858",
+                        "title": "Godfather, The (1972)",
+                        "categories": ["Crime", "Drama"],
+                        "score": 0.61,
+                        "rank": 1,
+                        "reason": "same_taste",
+                    }
+                ],
+            }
+        }
+    )
+
+    item_id: str
+    domain: str
+    model_version: str | None = Field(description="Whose vectors were compared; null while no version is loaded.")
+    items: list[SimilarItem]
+
+
+class PreferencesIn(BaseModel):
+    """What a user says they like in a domain; at least one item or category."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"example": {"domain": "movies", "items": ["318", "858"], "categories": ["Crime"]}},
+    )
+
+    domain: str
+    items: list[Id] = Field(default=[], max_length=MOST_PREFERRED, description="Liked items, best liked last.")
+    categories: list[Id] = Field(default=[], max_length=MOST_PREFERRED, description="As the catalogue spells them.")
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if not self.items and not self.categories:
+            raise ValueError("expected at least one item or category; DELETE forgets what was said")
+        return self
+
+
+class PreferencesAnswer(BaseModel):
+    """What is kept of a user's preferences."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "user_id": "1",
+                "domain": "movies",
+                "items": ["318", "858"],
+                "categories": ["Crime"],
+                "unknown_items": [],
+                "unknown_categories": [],
+            }
+        }
+    )
+
+    user_id: str
+    domain: str
+    items: list[str]
+    categories: list[str]
+    unknown_items: list[str] = Field(description="Those that neither the catalogue nor a version knows now.")
+    unknown_categories: list[str] = Field(description="Those that no item of the catalogue has now.")
 
 
 class EventIn(BaseModel):

@@ -3,11 +3,14 @@
 import asyncio
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import httpx
+from fastapi import FastAPI
+from starlette.types import Message, Scope
 
 from online_models.contracts.events import Event
 from online_models.settings import StoreSettings
@@ -17,16 +20,19 @@ from serving_api.reader import Reader
 from serving_api.routes.parts import Parts
 from serving_api.settings import ServingSettings
 
+T = TypeVar("T")
+
 FAST = ServingSettings(poll_seconds=0.05, catalogue_refresh_seconds=0.0, stage_min_seconds=0.0)
 
 
 class Api:
     """A started application; requests run on its event loop, one at a time."""
 
-    def __init__(self, runner: asyncio.Runner, client: httpx.AsyncClient, parts: Parts) -> None:
+    def __init__(self, runner: asyncio.Runner, app: FastAPI) -> None:
         self._runner = runner
-        self._client = client
-        self.parts = parts
+        self.app = app
+        self._client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://api")
+        self.parts: Parts = app.state.parts
 
     @property
     def reader(self) -> Reader:
@@ -35,8 +41,43 @@ class Api:
     def get(self, path: str) -> httpx.Response:
         return self._runner.run(self._client.get(path))
 
+    def together(self, paths: Sequence[str]) -> list[httpx.Response]:
+        """The answers to requests that are under way at the same time."""
+
+        async def all_of() -> list[httpx.Response]:
+            return await asyncio.gather(*map(self._client.get, paths))
+
+        return self._runner.run(all_of())
+
+    def raw(
+        self, path: str, query: bytes, method: str = "GET", root_path: str = ""
+    ) -> tuple[int, dict[bytes, bytes], bytes]:
+        """Status, headers and body for a decoded path and any bytes of a query, also those that no client would send."""
+        sent: list[Message] = []
+
+        async def receive() -> Message:
+            return {"type": "http.request", "body": b"", "more_body": False}
+
+        async def send(message: Message) -> None:
+            sent.append(message)
+
+        asked = {"method": method, "path": path, "query_string": query, "root_path": root_path}
+        scope: Scope = {"type": "http", "headers": [], **asked}
+        self._runner.run(self.app(scope, receive, send))
+        return sent[0]["status"], dict(sent[0]["headers"]), b"".join(message.get("body", b"") for message in sent[1:])
+
+    def run(self, work: Coroutine[object, object, T]) -> T:
+        """What comes of something that asks the application itself, on its event loop."""
+        return self._runner.run(work)
+
+    def close(self) -> None:
+        self._runner.run(self._client.aclose())
+
     def post(self, path: str, content: bytes) -> httpx.Response:
         return self._runner.run(self._client.post(path, content=content))
+
+    def send(self, method: str, path: str, body: object = None) -> httpx.Response:
+        return self._runner.run(self._client.request(method, path, json=body))
 
     def recommend(self, user: str, query: str = "domain=movies") -> dict[str, object]:
         response = self.get(f"/v1/recommendations/{user}?{query}")
@@ -51,11 +92,11 @@ def started_api(store_settings: StoreSettings, settings: ServingSettings = FAST)
     with asyncio.Runner() as runner:
         lifespan = app.router.lifespan_context(app)
         runner.run(lifespan.__aenter__())
-        client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://api")
+        api = Api(runner, app)
         try:
-            yield Api(runner, client, app.state.parts)
+            yield api
         finally:
-            runner.run(client.aclose())
+            api.close()
             runner.run(lifespan.__aexit__(None, None, None))
 
 
@@ -69,9 +110,14 @@ def item_ids(answer: dict[str, object]) -> list[str]:
     return [item["item_id"] for item in items]
 
 
-def logged_events(home: Path) -> list[Event]:
-    lines = [line for path in sorted((home / "events").glob("*")) for line in path.read_text().splitlines()]
-    return [Event(**json.loads(line)) for line in lines]
+def logged_events(home: Path, at_least: int = 0) -> list[Event]:
+    """What is on the event log, once it is that many events: impressions come behind their answers."""
+
+    def lines() -> list[str]:
+        return [line for path in sorted((home / "events").glob("*")) for line in path.read_text().splitlines()]
+
+    eventually(lambda: len(lines()) >= at_least, f"{at_least} events are logged")
+    return [Event(**json.loads(line)) for line in lines()]
 
 
 def eventually(holds: Callable[[], bool], what: str, seconds: float = 10.0) -> None:

@@ -22,12 +22,16 @@ HOW = als.FoldIn(alpha=10.0, regularization=0.05, half_life_events=10.0)
 
 @dataclass(frozen=True)
 class SmallModel:
-    """Items `i0`...: even ones of one taste, odd ones of the other; users `u0`... likewise."""
+    """Items `i0`...: even ones of one taste, odd ones of the other; users `u0`... likewise.
+
+    item_weights : (items,), each one's sum of c - 1
+    """
 
     items: tuple[str, ...]
     users: tuple[str, ...]
     item_factors: npt.NDArray[np.float32]
     user_factors: npt.NDArray[np.float32]
+    item_weights: npt.NDArray[np.float32]
 
     def vector(self, rows: list[int]) -> npt.NDArray[np.float32]:
         """Fold-in (k,) of items, oldest first, each met once with strength 1."""
@@ -48,6 +52,7 @@ class SmallModel:
         tensors = {
             "item_factors": self.item_factors,
             "user_factors": self.user_factors,
+            "item_weights": self.item_weights,
             "item_gramian": als.gramian(self.item_factors),
             "user_gramian": als.gramian(self.user_factors),
             "item_axes": Axes.of(self.item_factors, self.item_factors).packed(),
@@ -93,6 +98,7 @@ def small_model(seed: int, items: int = 30, users: int = 6) -> SmallModel:
         users=tuple(f"u{row}" for row in range(users)),
         item_factors=taste[np.arange(items) % 2] + noise[:items],
         user_factors=taste[np.arange(users) % 2] + noise[items:],
+        item_weights=rng.exponential(20.0, items).astype(np.float32),
     )
 
 

@@ -1,6 +1,7 @@
 """The flow as a process: replays a log on given stores, may be killed, and tells what it left behind."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -10,7 +11,11 @@ from pathlib import Path
 import psycopg2
 import redis
 
+from online_models.contracts import keys
+from online_models.contracts.ids import ModelName
+from online_models.sources import restored
 from online_models.stores.embedded import Endpoints
+from online_models.stores.redis import RedisEmbeddings
 
 ROOT = Path(__file__).parents[1]
 
@@ -27,6 +32,9 @@ TABLES = {
 }
 OF_THE_DATABASE = {"created_at", "updated_at", "id", "not_before"}
 """Columns that say when or in which order a row was written, not what it is."""
+
+PUBLISHED = re.compile(r"m:\{[^}]*\}:(sources|sources:log|publication|v:[^:]*:item_vectors)")
+"""Keys whose content depends on when something was published."""
 
 
 def start(stores: Endpoints, home: Path, *arguments: str, **settings: str) -> subprocess.Popen[bytes]:
@@ -74,11 +82,21 @@ def all_rows(dsn: str) -> dict[str, list[dict[str, object]]]:
 
 
 def all_values(redis_url: str) -> dict[str, object]:
-    """Everything the flow writes to Redis, but for the positions of its run."""
+    """Everything the flow writes to Redis, but for the positions of its run.
+
+    The wall clock says when sources are published, so state, log and publication are there as the one state that a restart
+    would go on from. Item vectors are left out: they are the moved items as of some publication, and those are compared.
+    """
     with closing(redis.Redis.from_url(redis_url)) as client:
         found: dict[str, object] = {}
+        models = set()
         for key in sorted(client.scan_iter(count=1000)):
             name = key.decode()
-            if ":applied:" not in name:
+            if PUBLISHED.fullmatch(name):
+                models.add(ModelName(name[len("m:{") : name.index("}")]))
+            elif ":applied:" not in name:
                 found[name] = client.hgetall(name) if client.type(name) == b"hash" else client.get(name)
+        for model in models:
+            state = RedisEmbeddings(client).sources(model)
+            found[keys.sources(model)] = restored(state.published, state.steps).encode()
         return found

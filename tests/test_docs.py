@@ -68,7 +68,7 @@ def test_the_readme_s_routes_exist() -> None:
     paths = set(create_app(ServingSettings(), StoreSettings()).openapi()["paths"])
     called = set(re.findall(r"http://127\.0\.0\.1:8000(/[\w/]+)", README)) | set(re.findall(r"`(/\w+)`", README))
     assert called >= {"/v1/recommendations/1", "/v1/events", "/healthz"}
-    known = paths | {"/docs", "/v1/recommendations/1"}
+    known = paths | {"/docs", "/v1/recommendations/1", "/v1/items/318/similar", "/v1/users/new/preferences"}
     assert "/v1/recommendations/{user_id}" in paths
     assert sorted(called - known) == []
 

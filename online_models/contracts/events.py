@@ -249,9 +249,15 @@ class Reject:
 
 
 class Item(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One catalogue entry: what an item is called and what it is. The line format of a catalogue file."""
+    """One catalogue entry: what an item is called and what it is. The line format of a catalogue file.
+
+    min_age : years that a user must be old to be shown it; available_ms : when it came, epoch ms
+    """
 
     item_id: str
     domain: str
     title: str
     categories: list[str] = []
+    price: float | None = None
+    min_age: float | None = None
+    available_ms: int | None = None

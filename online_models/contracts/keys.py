@@ -8,23 +8,65 @@ from online_models.contracts.ids import ModelName, ModelVersion
 
 
 def user_vector(model: ModelName, version: ModelVersion, user_id: str) -> str:
-    """String: 8-byte version + k float32. No TTL (dropped with the version). Writer: the flow."""
+    """String: 8-byte version + 2 k float32, the recent and the long vector of a user. No TTL (dropped with the version).
+    Writer: the flow."""
     return f"m:{{{model}}}:v:{version}:u:{user_id}"
 
 
-def new_items(model: ModelName, version: ModelVersion) -> str:
-    """Hash item id -> 8-byte version + k float32, for items that came after the version was trained. Writer: the flow."""
+def moved_items(model: ModelName, version: ModelVersion) -> str:
+    """Hash item id -> 8-byte version + float64 weight + k float32, of items that the stream has moved since the training, or that
+    are newer. Writer: the flow."""
     return f"m:{{{model}}}:v:{version}:items"
 
 
-def new_item_equations(model: ModelName, version: ModelVersion) -> str:
-    """Hash item id -> float32 (k, k+1), the accumulated normal equations [A | b] of a new item. Writer: the flow."""
-    return f"m:{{{model}}}:v:{version}:equations"
+def item_vectors(model: ModelName, version: ModelVersion) -> str:
+    """String: the vectors of `moved_items` as of the last publication, for readers (`learner.encode_item_vectors`). Writer: the
+    flow."""
+    return f"m:{{{model}}}:v:{version}:item_vectors"
+
+
+def blend(model: ModelName, version: ModelVersion) -> str:
+    """String: what the blend has learned (`blend.Blend.encode`). Writer: the flow."""
+    return f"m:{{{model}}}:v:{version}:blend"
+
+
+def sources(model: ModelName) -> str:
+    """String: the sources that all versions share, as of the last publication (`sources.Sources.encode`). Writer: the flow."""
+    return f"m:{{{model}}}:sources"
+
+
+def sources_log(model: ModelName) -> str:
+    """Hash number of a batch -> what the sources have learned from it (`sources.encode_steps`), since the last publication.
+    Writer: the flow."""
+    return f"m:{{{model}}}:sources:log"
+
+
+def publication(model: ModelName) -> str:
+    """String: decimal number of the last batch in the published sources and item vectors; readers fetch those when it changes.
+    Writer: the flow."""
+    return f"m:{{{model}}}:publication"
 
 
 def history(model: ModelName, user_id: str) -> str:
     """String: a `UserHistory` (newest events and all seen items of a user). No TTL. Writer: the flow."""
     return f"m:{{{model}}}:history:{user_id}"
+
+
+def preferences(model: ModelName, user_id: str) -> str:
+    """String: JSON `Preferences`, what a user has said to like. TTL 365 days, renewed by each PUT. Writer: the API."""
+    return f"m:{{{model}}}:preferences:{user_id}"
+
+
+def precomputed_list(model: ModelName, version: ModelVersion, user_id: str) -> str:
+    """String: JSON `PrecomputedList`, a user's best items by a version. TTL `serving.precomputed_seconds`, and dropped with the
+    version. Writer: `serving_api precompute`."""
+    return f"m:{{{model}}}:v:{version}:top:{user_id}"
+
+
+def session(model: ModelName, request_id: str) -> str:
+    """String: JSON `sessions.Session`, the frozen list that the pages of one request are cut from. TTL
+    `serving.session_seconds`. Writer: the worker of the API that answered the first page, once."""
+    return f"m:{{{model}}}:session:{request_id}"
 
 
 def popularity(model: ModelName) -> str:

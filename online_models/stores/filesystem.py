@@ -16,10 +16,11 @@ from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 import safetensors
 import safetensors.numpy
 
@@ -34,11 +35,14 @@ from online_models.contracts.artifacts import (
 )
 from online_models.contracts.ids import ModelName, ModelVersion
 from online_models.errors import ArtifactError
+from online_models.ports import MappedArtifact
+from online_models.stores.mapped_files import mapped, tensors_in
 
 MAX_MANIFEST_BYTES: Final = 64 << 20
 
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,127}")
 _ASIDE = ".writing-"
+_TENSORS = ".safetensors"
 _ABANDONED_SECONDS = 24 * 3600
 
 
@@ -102,12 +106,26 @@ class FilesystemArtifacts:
         """
         directory = self.path(model, version)
         manifest = _read_manifest(directory, manifest_sha256)
-        if (manifest.model, manifest.version) != (model, version):
-            raise ArtifactError(
-                f"{directory / MANIFEST_NAME}: expected model and version {model} {version}, "
-                f"found {manifest.model} {manifest.version}"
-            )
+        _refuse_other(manifest, model, version, directory)
         return manifest, {listed.name: _read_verified(directory, listed) for listed in manifest.files}
+
+    def map(self, model: ModelName, version: ModelVersion, manifest_sha256: str | None = None) -> MappedArtifact:
+        """`read`, with the tensors as views of their mapped files: one copy for all processes of the machine.
+
+        Raises
+        ------
+        ArtifactError
+            As `read` does.
+        """
+        directory = self.path(model, version)
+        manifest = _read_manifest(directory, manifest_sha256)
+        _refuse_other(manifest, model, version, directory)
+        plain = [listed for listed in manifest.files if not listed.name.endswith(_TENSORS)]
+        return MappedArtifact(
+            manifest=manifest,
+            files={listed.name: _read_verified(directory, listed) for listed in plain},
+            tensors={each.name: _map_verified(directory, each) for each in manifest.files if each not in plain},
+        )
 
     def discard(self, model: ModelName, version: ModelVersion) -> None:
         """Delete a version that was never registered; the directory disappears whole. Idempotent."""
@@ -127,6 +145,14 @@ class FilesystemArtifacts:
                 if _NAME.fullmatch(directory.name) and directory.is_dir() and written < moment:
                     found.append(ModelVersion(directory.name))
         return found
+
+
+def _refuse_other(manifest: Manifest, model: ModelName, version: ModelVersion, directory: Path) -> None:
+    if (manifest.model, manifest.version) != (model, version):
+        raise ArtifactError(
+            f"{directory / MANIFEST_NAME}: expected model and version {model} {version}, "
+            f"found {manifest.model} {manifest.version}"
+        )
 
 
 def _read_manifest(directory: Path, expected_sha256: str | None) -> Manifest:
@@ -163,6 +189,20 @@ def _read_verified(directory: Path, listed: ArtifactFile) -> bytes:
     return content
 
 
+def _map_verified(directory: Path, listed: ArtifactFile) -> dict[str, npt.NDArray[Any]]:
+    _refuse_odd_name(listed.name, directory)
+    path = directory / listed.name
+    content = mapped(path, listed.bytes, listed.sha256)
+    try:
+        arrays = tensors_in(content)
+    except ValueError as error:
+        raise ArtifactError(f"{path}: {error}") from error
+    _refuse_infinite(path, arrays)
+    if (forms := _forms_of(arrays)) != listed.tensors:
+        raise ArtifactError(f"{path}: expected tensors {_forms(listed.tensors)}, found {_forms(forms)}")
+    return arrays
+
+
 def _describe(path: Path, content: bytes) -> ArtifactFile:
     digest = hashlib.sha256(content).hexdigest()
     return ArtifactFile(path.name, len(content), digest, _finite_tensors(path, content))
@@ -170,15 +210,23 @@ def _describe(path: Path, content: bytes) -> ArtifactFile:
 
 def _finite_tensors(path: Path, content: bytes) -> dict[str, Tensor]:
     """The form of each tensor of a safetensors file; nothing for other files."""
-    if path.suffix != ".safetensors":
+    if path.suffix != _TENSORS:
         return {}
     try:
         arrays = safetensors.numpy.load(content)
     except (safetensors.SafetensorError, KeyError) as error:  # KeyError: a dtype that numpy has not
         raise ArtifactError(f"{path}: expected a safetensors file that numpy can hold: {error}") from error
+    _refuse_infinite(path, arrays)
+    return _forms_of(arrays)
+
+
+def _refuse_infinite(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
     for name, array in arrays.items():
         if not np.isfinite(array).all():
             raise ArtifactError(f"{path}: expected finite values in tensor {name!r}, found others")
+
+
+def _forms_of(arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, Tensor]:
     return {name: Tensor(str(array.dtype), array.shape) for name, array in sorted(arrays.items())}
 
 

@@ -25,6 +25,7 @@ import psycopg2.errors
 from psycopg2.extras import execute_values
 
 from online_models.contracts.events import EVENT_TYPES, TYPE_CODES, Event, EventBatch, EventType, Item
+from online_models.contracts.ids import UserId
 from online_models.errors import StoreError, StoreUnavailable
 from online_models.ports import Interactions
 from online_models.stores.postgres import Cursor, Database, query
@@ -114,11 +115,14 @@ class PostgresInteractions:
     def put_items(self, items: Sequence[Item]) -> None:
         """Insert or replace catalogue entries; the last of equal ids wins. Idempotent."""
         latest = {(item.domain, item.item_id): item for item in items}
-        rows = [(i.domain, i.item_id, i.title, i.categories) for _, i in sorted(latest.items())]
+        rows = [
+            (i.domain, i.item_id, i.title, i.categories, i.price, i.min_age, i.available_ms)
+            for _, i in sorted(latest.items())
+        ]
         if rows:
             self._database.run(
                 lambda cursor: execute_values(
-                    cursor, query("upsert_items"), rows, "(%s, %s, %s, %s::text[])", page_size=1000
+                    cursor, query("upsert_items"), rows, "(%s, %s, %s, %s::text[], %s, %s, %s)", page_size=1000
                 ),
                 idempotent=True,
             )
@@ -128,7 +132,16 @@ class PostgresInteractions:
 
         def work(cursor: Cursor) -> list[Item]:
             cursor.execute(query("select_items"), {"domain": domain})
-            return [Item(item_id, domain, title, categories) for item_id, title, categories in cursor]
+            return [Item(item_id, domain, *told) for item_id, *told in cursor]
+
+        return self._database.run(work, idempotent=True)
+
+    def users(self, after: UserId | None, count: int) -> list[UserId]:
+        """The next users of all domains, in the order of their ids: those behind `after`, at most `count`."""
+
+        def work(cursor: Cursor) -> list[UserId]:
+            cursor.execute(query("select_users"), {"after": after or "", "count": count})
+            return [UserId(user) for (user,) in cursor]
 
         return self._database.run(work, idempotent=True)
 

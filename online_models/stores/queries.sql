@@ -42,6 +42,10 @@ COPY staging FROM STDIN;
 -- Make users known, given in one order in every process so that two writers cannot deadlock.
 INSERT INTO users (user_id) SELECT unnest(%(users)s) ON CONFLICT DO NOTHING;
 
+-- name: select_users
+-- The next users in the order of their ids.
+SELECT user_id FROM users WHERE user_id > %(after)s ORDER BY user_id LIMIT %(count)s;
+
 -- name: copy_watch_history
 -- Receive watches in COPY's text format, none of which may be known.
 COPY watch_history (
@@ -137,13 +141,14 @@ ORDER BY ts_ms, event_id;
 
 -- name: upsert_items
 -- Insert or replace catalogue entries.
-INSERT INTO items (domain, item_id, title, categories) VALUES %s
+INSERT INTO items (domain, item_id, title, categories, price, min_age, available_ms) VALUES %s
 ON CONFLICT (domain, item_id)
-DO UPDATE SET title = excluded.title, categories = excluded.categories, updated_at = now();
+DO UPDATE SET title = excluded.title, categories = excluded.categories, price = excluded.price,
+    min_age = excluded.min_age, available_ms = excluded.available_ms, updated_at = now();
 
 -- name: select_items
 -- The catalogue of a domain by item id.
-SELECT item_id, title, categories FROM items WHERE domain = %(domain)s ORDER BY item_id;
+SELECT item_id, title, categories, price, min_age, available_ms FROM items WHERE domain = %(domain)s ORDER BY item_id;
 
 -- name: upsert_window_reports
 -- Insert or replace window reports.

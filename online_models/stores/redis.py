@@ -8,7 +8,6 @@
 """
 
 import functools
-import math
 import re
 import struct
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +18,6 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 import redis
 from redis.backoff import ExponentialWithJitterBackoff
 from redis.retry import Retry
@@ -30,7 +28,8 @@ from online_models.contracts.ids import ItemId, ModelName, ModelVersion, UserId
 from online_models.contracts.rollouts import ReaderStatus, Route
 from online_models.errors import StoreError, StoreUnavailable
 from online_models.history import UserHistory
-from online_models.ports import EmbeddingUpdate, Vector, VersionUpdate
+from online_models.learner import MovedItem
+from online_models.ports import EmbeddingUpdate, SourcesState, Vector, VersionUpdate
 
 if TYPE_CHECKING:
     from redis.client import Pipeline
@@ -46,6 +45,7 @@ _RETRIES = 3
 
 _VERSION = struct.Struct("<q")
 _POPULARITY = struct.Struct("<dd")
+_MOVED = struct.Struct("<qd")
 _FLOAT32 = np.dtype("<f4")
 
 T = TypeVar("T")
@@ -106,13 +106,21 @@ def decode_popularity(raw: bytes) -> tuple[float, int]:
     return count, int(at_ms)
 
 
-def decode_equations(raw: bytes) -> npt.NDArray[np.float32]:
-    """The normal equations [A | b] (k, k + 1) behind stored float32. Raises StoreError when torn."""
-    count = len(raw) // _FLOAT32.itemsize
-    k = math.isqrt(count)
-    if len(raw) % _FLOAT32.itemsize or count != k * (k + 1):
-        raise StoreError(f"normal equations: expected 4 k (k + 1) bytes, got {len(raw)}")
-    return np.frombuffer(raw, _FLOAT32).reshape(k, k + 1)
+def encode_moved_item(item: MovedItem) -> bytes:
+    """The stored form: its event-time version (int64), its weight (float64), then k float32, all little-endian."""
+    return _MOVED.pack(item.ts_ms, item.weight) + np.asarray(item.vector, _FLOAT32).tobytes()
+
+
+def decode_moved_item(raw: bytes) -> MovedItem:
+    """A moved item, its vector read-only. Raises StoreError when torn.
+
+    >>> decode_moved_item(encode_moved_item(MovedItem(7, 2.5, np.array([0.5, -1.0], np.float32))))
+    MovedItem(ts_ms=7, weight=2.5, vector=array([ 0.5, -1. ], dtype=float32))
+    """
+    if len(raw) < _MOVED.size or len(raw) % _FLOAT32.itemsize:
+        raise StoreError(f"a moved item: expected 16 + 4 k bytes, got {len(raw)}")
+    ts_ms, weight = _MOVED.unpack_from(raw)
+    return MovedItem(ts_ms, weight, np.frombuffer(raw, _FLOAT32, offset=_MOVED.size))
 
 
 class RedisEmbeddings:
@@ -141,10 +149,24 @@ class RedisEmbeddings:
         table = self._hash(keys.popularity(model))
         return {item: decode_popularity(raw) for item, raw in table.items()}
 
-    def equations(self, model: ModelName, version: ModelVersion) -> dict[ItemId, npt.NDArray[np.float32]]:
-        """Normal equations of the items newer than the version: item id -> read-only float32 (k, k + 1)."""
-        table = self._hash(keys.new_item_equations(model, version))
-        return {item: decode_equations(raw) for item, raw in table.items()}
+    def moved_items(self, model: ModelName, version: ModelVersion) -> dict[ItemId, MovedItem]:
+        """Items that the stream has moved since the version was trained, or that are newer."""
+        return {item: decode_moved_item(raw) for item, raw in self._hash(keys.moved_items(model, version)).items()}
+
+    def blend(self, model: ModelName, version: ModelVersion) -> bytes | None:
+        """What a version's blend has learned; None before it has."""
+        raw: bytes | None = _call(self._client, "GET", keys.blend(model, version))
+        return raw
+
+    def sources(self, model: ModelName) -> SourcesState:
+        """What the sources have learned; read as one."""
+        with _translated(), self._client.pipeline(transaction=True) as pipe:
+            pipe.get(keys.sources(model))
+            pipe.get(keys.publication(model))
+            pipe.hgetall(keys.sources_log(model))
+            state, published, log = pipe.execute()
+        steps = {int(number): raw for number, raw in log.items()}
+        return SourcesState(max([int(published or 0), *steps]), state, [steps[number] for number in sorted(steps)])
 
     def apply(self, update: EmbeddingUpdate) -> int:
         """Write a batch's changes and its position in one MULTI/EXEC; idempotent, since all are overwrites.
@@ -163,6 +185,7 @@ class RedisEmbeddings:
                 {item: encode_popularity(*count) for item, count in update.popularity.items()},
             )
             pipe.set(keys.popular_items(model), msgspec.json.encode(update.popular))
+            _put_sources(pipe, update)
             position = keys.applied_position(model, update.run_id, update.source)
             pipe.set(position, update.position, ex=POSITION_TTL)
             pipe.execute()
@@ -189,12 +212,21 @@ class RedisEmbeddings:
 def _put_version(pipe: "Pipeline", model: ModelName, update: VersionUpdate) -> None:
     version = update.version
     _mset(pipe, {keys.user_vector(model, version, u): encode_vector(*row) for u, row in update.users.items()})
-    _hset(pipe, keys.new_items(model, version), {i: encode_vector(*row) for i, row in update.items.items()})
-    _hset(
-        pipe,
-        keys.new_item_equations(model, version),
-        {item: np.asarray(table, _FLOAT32).tobytes() for item, table in update.equations.items()},
-    )
+    _hset(pipe, keys.moved_items(model, version), {item: encode_moved_item(row) for item, row in update.items.items()})
+    if update.blend is not None:
+        pipe.set(keys.blend(model, version), update.blend)
+    if update.item_vectors is not None:
+        pipe.set(keys.item_vectors(model, version), update.item_vectors)
+
+
+def _put_sources(pipe: "Pipeline", update: EmbeddingUpdate) -> None:
+    model = update.model
+    if update.sources is not None:
+        pipe.set(keys.sources(model), update.sources)
+        pipe.set(keys.publication(model), update.number)
+        pipe.delete(keys.sources_log(model))
+    elif update.steps:
+        pipe.hset(keys.sources_log(model), str(update.number), update.steps)
 
 
 def _mset(pipe: "Pipeline", table: Mapping[str, bytes]) -> None:

@@ -1,66 +1,237 @@
 """What serving reads of the stream job's results in Redis: one user per request, and what a reader polls.
 
-- A request must not wait: the asynchronous client has a short timeout and tries once more, without a pause, for a
-  connection that died in the pool.
-- Both decode with the codecs of `redis.py`, which wrote it.
+- Requests do not ask one by one: all that ask in one pass of the event loop, or while an answer is under way, share one MGET.
+- A request waits no longer than the timeout. Then the connection is dropped, so that a late answer meets nobody, and reads
+  fail at once until Redis has answered again: of a store that is away, only those who found out have waited.
+- Histories and vectors are views of the bytes that came, not copies.
 """
 
-from collections.abc import Iterator
+import asyncio
+import logging
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import cast
+from functools import partial
+from itertools import chain
+from typing import Final, cast
 
 import msgspec
 import redis
-import redis.asyncio
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 
 from online_models import history
 from online_models.contracts import keys
 from online_models.contracts.ids import ItemId, ModelName, ModelVersion, UserId
+from online_models.contracts.preferences import NO_PREFERENCES, Preferences
 from online_models.errors import StoreError, StoreUnavailable
-from online_models.ports import UserState, Vector
+from online_models.ports import Published, UserState
 from online_models.stores.redis import decode_vector
+from online_models.stores.redis_connection import Address, RedisConnection, Reply
+
+log: Final = logging.getLogger(__name__)
+
+decode_preferences: Final = msgspec.json.Decoder(Preferences).decode
+
+READS_PER_COMMAND: Final = 256
+"""Of up to four keys each; more readers wait for the next command, so that one slow reply does not hold up all."""
+
+FIRST_PAUSE_SECONDS: Final = 0.05
+LONGEST_PAUSE_SECONDS: Final = 1.0
+"""Between two tries to reach a Redis that does not answer."""
+
+_GRACE_SECONDS: Final = 0.002
+"""An event loop that was held up itself first reads what has come meanwhile, then judges."""
+
+
+class _Read:
+    """One request's keys and their values to come; `since` is the loop's time, `repeated` whether a connection broke under it."""
+
+    __slots__ = ("keys", "repeated", "since", "values")
+
+    def __init__(self, keys: Sequence[str], since: float, values: "asyncio.Future[list[bytes | None]]") -> None:
+        self.keys = keys
+        self.since = since
+        self.values = values
+        self.repeated = False
+
+    def succeed(self, values: list[bytes | None]) -> None:
+        if not self.values.done():  # done: the request was cancelled
+            self.values.set_result(values)
+
+    def fail(self, error: StoreError) -> None:
+        if not self.values.done():
+            self.values.set_exception(error)
 
 
 class RedisUserReads:
-    """`UserReads` on Redis; used by one event loop."""
+    """`UserReads` on Redis; used by one event loop.
 
-    def __init__(self, url: str, timeout: timedelta) -> None:
-        seconds = timeout.total_seconds()
-        self._client = redis.asyncio.Redis.from_url(
-            url,
-            socket_timeout=seconds,
-            socket_connect_timeout=seconds,
-            retry=Retry(NoBackoff(), 1),
-        )
+    Parameters
+    ----------
+    url : as for `redis.connect`
+    timeout : longest wait of a read
+    lists : read precomputed lists too
+    """
+
+    def __init__(self, url: str, timeout: timedelta, *, lists: bool = False) -> None:
+        self._address = Address.of(url)
+        self._timeout = timeout.total_seconds()
+        self._lists = lists
+        self._connection: RedisConnection | None = None
+        self._connecting: asyncio.Task[None] | None = None
+        self._waiting: list[_Read] = []
+        self._asked: list[_Read] = []
+        self._flush_due = False
+        self._watch: asyncio.TimerHandle | None = None
+        self._down = ""
 
     async def user(self, model: ModelName, version: ModelVersion | None, user_id: UserId) -> UserState:
-        """Vector and history in one MGET.
+        """Vector, history, preferences and perhaps a list, from an MGET that all who ask now share.
 
         Raises
         ------
         StoreUnavailable
-            When Redis does not answer in time.
+            When Redis does not answer in time, or has not answered since it last did not.
         StoreError
             When what it holds is torn.
         """
-        wanted = [keys.history(model, user_id)]
-        if version is not None:
-            wanted.append(keys.user_vector(model, version, user_id))
-        with _translated():
-            raws = cast(list[bytes | None], await self._client.mget(wanted))
-        known, vector = raws[0], raws[1] if version is not None else None
-        try:
-            met = history.EMPTY if known is None else history.decode(known)
-        except ValueError as error:
-            raise StoreError(f"{wanted[0]}: {error}") from error
-        return UserState(None if vector is None else decode_vector(vector)[1], met)
+        return decoded_state(model, user_id, await self._values(state_keys(model, version, user_id, lists=self._lists)))
 
     async def close(self) -> None:
-        """Close the connections."""
-        await self._client.aclose()
+        """Close the connection; reads under way fail."""
+        self._down = "Redis: the reads are closed"
+        if self._watch is not None:
+            self._watch.cancel()
+        self._drop_all()
+        if self._connecting is not None:
+            self._connecting.cancel()
+            await asyncio.wait([self._connecting])
+
+    def _values(self, wanted: Sequence[str]) -> "asyncio.Future[list[bytes | None]]":
+        """The values of the keys, to come."""
+        if self._down:
+            raise StoreUnavailable(self._down)
+        loop = asyncio.get_running_loop()
+        read = _Read(wanted, loop.time(), loop.create_future())
+        self._waiting.append(read)
+        if not self._flush_due:
+            self._flush_due = True
+            loop.call_soon(self._flush)
+        if self._watch is None:
+            self._watch = loop.call_later(self._timeout, self._look)
+        return read.values
+
+    def _flush(self) -> None:
+        """Send what waits as one command, unless the one before is still under way."""
+        self._flush_due = False
+        if self._asked or not self._waiting:
+            return
+        if self._connection is None or not self._connection.is_open:
+            self._connect_soon()
+            return
+        batch, self._waiting = self._waiting[:READS_PER_COMMAND], self._waiting[READS_PER_COMMAND:]
+        self._asked = batch
+        command = ("MGET", *chain.from_iterable(read.keys for read in batch))
+        self._connection.send(command, partial(self._answered, batch))
+
+    def _answered(self, batch: list[_Read], reply: Reply) -> None:
+        if batch is not self._asked:  # given up meanwhile
+            return
+        self._asked = []
+        if isinstance(reply, list):
+            place = 0
+            for read in batch:
+                read.succeed(reply[place : place + len(read.keys)])
+                place += len(read.keys)
+        elif isinstance(reply, OSError):
+            self._repeat(batch, reply)
+        else:
+            for read in batch:
+                read.fail(StoreError(f"Redis: {reply}"))
+        self._flush()
+
+    def _repeat(self, batch: list[_Read], error: OSError) -> None:
+        """A connection may have died of old age: ask once more on a new one."""
+        if batch[0].repeated:
+            self._give_up(str(error))
+            return
+        for read in batch:
+            read.repeated = True
+        self._waiting = [*batch, *self._waiting]
+
+    def _look(self) -> None:
+        """The timeout may have passed for the oldest read; judge it, or look again when it has."""
+        self._watch = None
+        oldest = next((read for read in chain(self._asked, self._waiting) if not read.values.done()), None)
+        if oldest is None:
+            return
+        loop = asyncio.get_running_loop()
+        due = oldest.since + self._timeout
+        if loop.time() < due:
+            self._watch = loop.call_at(due, self._look)
+        else:
+            self._watch = loop.call_later(_GRACE_SECONDS, self._judge, oldest)
+
+    def _judge(self, oldest: _Read) -> None:
+        if not oldest.values.done():
+            self._give_up(f"no answer within {self._timeout:g} s")
+        self._look()
+
+    def _give_up(self, reason: str) -> None:
+        """Fail all reads, and every later one until Redis answers again."""
+        if not self._down:
+            log.warning("redis_reads_stopped reason=%s", reason)
+        self._down = f"Redis: {reason}"
+        self._drop_all()
+        self._connect_soon()
+
+    def _drop_all(self) -> None:
+        reads, self._asked, self._waiting = [*self._asked, *self._waiting], [], []
+        if self._connection is not None:
+            self._connection.abort()
+            self._connection = None
+        for read in reads:
+            read.fail(StoreUnavailable(self._down))
+
+    def _connect_soon(self) -> None:
+        if self._connecting is None:
+            self._connecting = asyncio.get_running_loop().create_task(self._connect())
+
+    async def _connect(self) -> None:
+        """Connect, however many tries it takes; reads fail from the first failure on until it has worked."""
+        pause = FIRST_PAUSE_SECONDS
+        while True:
+            try:
+                async with asyncio.timeout(self._timeout):
+                    self._connection = await RedisConnection.open(self._address)
+                break
+            except (OSError, StoreError) as error:  # a TimeoutError is an OSError
+                self._give_up(str(error) or f"no answer within {self._timeout:g} s")
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+        if self._down:
+            log.info("redis_reads_resumed")
+        self._down, self._connecting = "", None
+        self._flush()
+
+
+def state_keys(model: ModelName, version: ModelVersion | None, user_id: UserId, *, lists: bool) -> tuple[str, ...]:
+    """The keys of what is known of a user, as `decoded_state` takes their values."""
+    known = (keys.history(model, user_id), keys.preferences(model, user_id))
+    if version is None:
+        return known
+    vector = keys.user_vector(model, version, user_id)
+    return (*known, vector, keys.precomputed_list(model, version, user_id)) if lists else (*known, vector)
+
+
+def decoded_state(model: ModelName, user_id: UserId, values: Sequence[bytes | None]) -> UserState:
+    """What is known of a user, from the values of `state_keys`. Raises StoreError when one is torn."""
+    known, said, vector, listed = (*values, None, None)[:4]
+    try:
+        met = history.EMPTY if known is None else history.decode(known)
+        likes = NO_PREFERENCES if said is None else decode_preferences(said)
+    except ValueError as error:  # a DecodeError is one
+        raise StoreError(f"{model} {user_id}: {error}") from error
+    return UserState(None if vector is None else decode_vector(vector)[1], met, likes, listed)
 
 
 class RedisStreamReads:
@@ -69,11 +240,27 @@ class RedisStreamReads:
     def __init__(self, client: redis.Redis) -> None:
         self._client = client
 
-    def new_items(self, model: ModelName, version: ModelVersion) -> dict[ItemId, Vector]:
-        """Vectors float32 (k,) of the items that are newer than the version. Raises StoreUnavailable, StoreError."""
+    def publication(self, model: ModelName) -> int:
+        """Number of the last batch that is published; 0 before the first publication. Raises StoreUnavailable, StoreError."""
         with _translated():
-            table = cast(dict[bytes, bytes], self._client.hgetall(keys.new_items(model, version)))
-        return {ItemId(item.decode()): decode_vector(raw)[1] for item, raw in table.items()}
+            return int(cast(bytes | None, self._client.get(keys.publication(model))) or 0)
+
+    def published(self, model: ModelName, versions: Sequence[ModelVersion]) -> Published:
+        """The last publication, read as one. Raises StoreUnavailable, StoreError."""
+        with _translated(), self._client.pipeline(transaction=True) as pipe:
+            pipe.get(keys.publication(model))
+            pipe.get(keys.sources(model))
+            for version in versions:
+                pipe.get(keys.item_vectors(model, version))
+                pipe.get(keys.blend(model, version))
+            number, sources, *parts = pipe.execute()
+        vectors, blends = dict(zip(versions, parts[::2], strict=True)), dict(zip(versions, parts[1::2], strict=True))
+        return Published(
+            int(number or 0),
+            sources,
+            {version: raw for version, raw in vectors.items() if raw is not None},
+            {version: raw for version, raw in blends.items() if raw is not None},
+        )
 
     def popular(self, model: ModelName) -> list[ItemId]:
         """The most popular item ids, best first; empty when nothing is known. Raises StoreUnavailable, StoreError."""

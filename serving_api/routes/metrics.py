@@ -3,7 +3,7 @@
 import time
 
 from fastapi import APIRouter, Request, Response
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving_api.instruments import Instruments
@@ -17,7 +17,7 @@ NO_ROUTE = "none"
 @router.get("/metrics", response_class=Response)
 async def metrics(request: Request) -> Response:
     """Counters and histograms in the Prometheus text format."""
-    return Response(generate_latest(parts_of(request).instruments.registry), media_type=CONTENT_TYPE_LATEST)
+    return Response(parts_of(request).instruments.exposition(), media_type=CONTENT_TYPE_LATEST)
 
 
 class CountRequests:
@@ -43,5 +43,5 @@ class CountRequests:
             await self._app(scope, receive, noting)
         finally:
             route = getattr(scope.get("route"), "path", NO_ROUTE)
-            self._instruments.requests.labels(route, status).inc()
-            self._instruments.latency.labels(route).observe(time.perf_counter() - start)
+            self._instruments.requests_of(route, status).inc()
+            self._instruments.latency_of(route).observe(time.perf_counter() - start)

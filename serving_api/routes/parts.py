@@ -1,17 +1,22 @@
-"""What handlers work with: the parts that `app.py` opened for this process."""
+"""What handlers work with: the parts that `app.py` opened for this process, and parameters that several routes have."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Annotated
 
-from fastapi import HTTPException, Request
+from fastapi import HTTPException, Query, Request
 
+from online_models.contracts.events import timestamp_ms
 from online_models.contracts.ids import ModelName
-from online_models.ports import EventLog, ModelRegistry, RolloutStore
+from online_models.ports import EventLog, ModelRegistry, RolloutStore, ServingStore
 from serving_api.instruments import Instruments
 from serving_api.reader import Reader
 from serving_api.recommender import Recommender
 from serving_api.settings import ServingSettings
+
+Domain = Annotated[str, Query(examples=["movies"])]
+Count = Annotated[int | None, Query(ge=1, description="How many items; the settings say how many at most.")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +27,7 @@ class Parts:
     instruments: Instruments
     reader: Reader
     recommender: Recommender
+    kept: ServingStore
     event_log: EventLog
     registry: ModelRegistry
     rollouts: RolloutStore
@@ -41,3 +47,23 @@ def served_model(parts: Parts, domain: str) -> ModelName:
         known = ", ".join(parts.settings.domains)
         raise HTTPException(404, f"unknown domain {domain[:64]!r}; known are {known}")
     return ModelName(domain)
+
+
+def wanted_items(parts: Parts, k: int | None) -> int:
+    """How many items are asked for. Raises HTTPException 422 for more than the settings allow."""
+    wanted = parts.settings.default_k if k is None else k
+    if wanted > parts.settings.max_k:
+        raise HTTPException(422, f"k: expected 1 to {parts.settings.max_k}, got {wanted}")
+    return wanted
+
+
+def event_time_ms(parts: Parts, at: str | None) -> int:
+    """The event time of a request, epoch milliseconds. Raises HTTPException 422 where it may not be given, or is none."""
+    if at is None:
+        return round(parts.clock().timestamp() * 1000)
+    if not parts.settings.allow_event_time:
+        raise HTTPException(422, "at: not allowed here; set PENSTOCK_SERVING_ALLOW_EVENT_TIME for simulations")
+    try:
+        return timestamp_ms(int(at) if at.lstrip("-").isdecimal() else at)
+    except ValueError as error:
+        raise HTTPException(422, f"at: {error}") from error

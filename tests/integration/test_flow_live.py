@@ -15,20 +15,26 @@ import pytest
 
 from flows.app import bounds_of
 from flows.chunks import Chunk, Lines
-from flows.embeddings import OnlineAls
-from flows.live import LiveVersion, LiveVersions
+from flows.live import LiveVersions
+from flows.online_learning import OnlineLearner
 from flows.parse import parse
 from flows.settings import FlowSettings
 from online_models import als
 from online_models import history as histories
+from online_models.blend import Blend
+from online_models.contracts import keys
 from online_models.contracts.events import Event, EventBatch, EventType, timestamp_ms, utc
-from online_models.contracts.ids import ItemId, ModelVersion, UserId, hash64
+from online_models.contracts.ids import ItemId, UserId, hash64
 from online_models.history import EMPTY, ENTRY, SEEN, UserHistory
+from online_models.sources import restored
 from online_models.stores import redis
 from online_models.stores.embedded import Endpoints
 from online_models.stores.filesystem import FilesystemArtifacts
+from tests.artifacts import small_model
+from tests.engagements import strength_of
 from tests.flow_process import ROOT, kill, rows, start
-from tests.integration.test_flow_replay import FAST, MOVIES, START_MS, make_live, recorded_log
+from tests.integration.test_flow_replay import FAST, MOVIES, START_MS, V1, make_live, recorded_log
+from tests.oracles import online_learning as oracle
 from tests.strategies import ndjson
 
 TABLE_OF = {
@@ -162,14 +168,28 @@ def check_embeddings(stores: Endpoints, home: Path, log: Sequence[Event]) -> Non
         }
         assert counts == pytest.approx(expected_popularity(log, at_ms))
 
-        version = ModelVersion("v1")
-        model = LiveVersion(*FilesystemArtifacts(home / "artifacts").read(MOVIES, version), {})
-        for user, vector in zip(users, model.fold_in(wanted), strict=True):
-            raw = client.get(f"m:{{movies}}:v:v1:u:{user}")
-            if vector.any():
+        made = small_model(seed=1)
+        for user in users:
+            exact = oracle.vectors(made, oracle.recent_of(of_user[user], user))
+            raw = client.get(keys.user_vector(MOVIES, V1, user))
+            if exact.any():
                 assert isinstance(raw, bytes)
-                np.testing.assert_allclose(redis.decode_vector(raw)[1], vector, rtol=1e-4, atol=1e-5)
-        assert store.equations(MOVIES, version).keys() == {f"i{item}" for item in range(30, 40)}
+                np.testing.assert_allclose(redis.decode_vector(raw)[1], exact, rtol=1e-4, atol=1e-5)
+        assert store.moved_items(MOVIES, V1).keys() == {f"i{item}" for item in range(40)}
+        check_sources(store, log)
+
+
+def check_sources(store: redis.RedisEmbeddings, log: Sequence[Event]) -> None:
+    """Sources have counted every positive event once, and a blend has looked at each choice of them."""
+    positive = Counter(one.item_id for one in log if one.type is not EventType.IMPRESSION and strength_of(one) > 0)
+    state, blend = store.sources(MOVIES), store.blend(MOVIES, V1)
+    sources = restored(state.published, state.steps)
+    ids = [item for item in sources.items.ids if item in positive]
+    counts = sources.popularity.counts(sources.items.rows(np.array([hash64(item) for item in ids], np.uint64)))
+    assert dict(zip(ids, counts.tolist(), strict=True)) == positive
+    assert int(sources.popularity.arrays.events[0]) == positive.total()
+    assert blend is not None
+    assert Blend.decode(blend).tried.tolist() == [positive.total()]  # fewer than the first that are all looked at
 
 
 def test_events_of_two_writers_are_there_once_after_two_crashes(fresh_stores: Endpoints, tmp_path: Path) -> None:
@@ -215,14 +235,14 @@ def test_an_event_appended_while_the_flow_is_down_is_read_after_the_restart(
 
 
 @pytest.fixture
-def learner(fresh_stores: Endpoints, tmp_path: Path) -> Iterator[OnlineAls]:
+def learner(fresh_stores: Endpoints, tmp_path: Path) -> Iterator[OnlineLearner]:
     make_live(fresh_stores, tmp_path)
     with closing(redis.connect(fresh_stores.redis_url)) as client:
         store = redis.RedisEmbeddings(client)
         live_versions = LiveVersions(
             redis.RedisRoutes(client), FilesystemArtifacts(tmp_path / "artifacts"), store, 60.0
         )
-        yield OnlineAls(MOVIES, "run", store, live_versions, FlowSettings().popularity_half_life_days)
+        yield OnlineLearner(MOVIES, "run", store, live_versions, FlowSettings().popularity_half_life_days, 1.0)
 
 
 def watches(count: int) -> list[Event]:
@@ -233,14 +253,14 @@ def watches(count: int) -> list[Event]:
     ]
 
 
-def popularity_of(learner: OnlineAls, stores: Endpoints) -> float:
+def popularity_of(learner: OnlineLearner, stores: Endpoints) -> float:
     with closing(redis.connect(stores.redis_url)) as client:
         count, at_ms = redis.RedisEmbeddings(client).popularity(learner.model)[ItemId("i1")]
     return float(count * 2 ** ((at_ms - START_MS) / HALF_LIFE_MS))
 
 
 def test_of_a_chunk_that_ends_further_on_than_before_the_crash_only_the_new_rows_count(
-    learner: OnlineAls, fresh_stores: Endpoints
+    learner: OnlineLearner, fresh_stores: Endpoints
 ) -> None:
     events = watches(3 * histories.RECENT_EVENTS)
     before = len(events) // 2
@@ -252,7 +272,7 @@ def test_of_a_chunk_that_ends_further_on_than_before_the_crash_only_the_new_rows
     assert popularity_of(learner, fresh_stores) == pytest.approx(len(events), rel=1e-6)
 
 
-def test_positions_of_one_segment_say_nothing_of_another(learner: OnlineAls, fresh_stores: Endpoints) -> None:
+def test_positions_of_one_segment_say_nothing_of_another(learner: OnlineLearner, fresh_stores: Endpoints) -> None:
     events = watches(20)
     learner.learn(batch_of(events[:15], "one.ndjson"))
     learner.learn(batch_of(events[15:], "two.ndjson"))

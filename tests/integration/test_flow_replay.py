@@ -5,24 +5,29 @@ import json
 import random
 import subprocess
 import time
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
 
+from online_models.blend import Blend
 from online_models.contracts.events import Event, EventType, FeatureValue
-from online_models.contracts.ids import ModelName
+from online_models.contracts.ids import ModelName, ModelVersion
 from online_models.contracts.rollouts import Route
+from online_models.sources import restored
 from online_models.stores import redis
 from online_models.stores.embedded import Endpoints
 from online_models.stores.filesystem import FilesystemArtifacts
 from online_models.stores.postgres import Database
 from online_models.stores.postgres_registry import PostgresRegistry
 from online_models.stores.postgres_rollouts import PostgresRollouts
-from tests.artifacts import publish, small_model
+from online_models.stores.redis_reads import RedisStreamReads
+from tests.artifacts import FACTORS, publish, small_model
 from tests.flow_process import all_rows, all_values, kill, replay, rows, start
 from tests.strategies import BOUNDS, dirty_log, ndjson, sample_log
 
 MOVIES = ModelName("movies")
+V1 = ModelVersion("v1")
 START_MS = 1_748_736_000_000
 MINUTE_MS = 60_000
 
@@ -175,18 +180,28 @@ def test_a_log_read_twice_changes_nothing(fresh_stores: Endpoints, tmp_path: Pat
     assert (all_rows(fresh_stores.postgres_dsn), all_values(fresh_stores.redis_url)) == once
 
 
-def test_users_and_new_items_get_vectors_in_the_live_version(fresh_stores: Endpoints, tmp_path: Path) -> None:
+def test_users_and_items_get_vectors_in_the_live_version_and_its_blend_learns(
+    fresh_stores: Endpoints, tmp_path: Path
+) -> None:
     make_live(fresh_stores, tmp_path)
     log = tmp_path / "log.ndjson"
     log.write_bytes(ndjson(recorded_log(minutes=300, seed=2)))
     report = replay(fresh_stores, tmp_path, log, **FAST)
-    found = all_values(fresh_stores.redis_url)
-    vectors = [name for name in found if name.startswith("m:{movies}:v:v1:u:")]
-    new_items = found["m:{movies}:v:v1:items"]
-    assert isinstance(new_items, dict)
+    with closing(redis.connect(fresh_stores.redis_url)) as client:
+        store = redis.RedisEmbeddings(client)
+        vectors = [client.get(key) for key in client.scan_iter("m:{movies}:v:v1:u:*")]
+        moved, learned, state = store.moved_items(MOVIES, V1), store.blend(MOVIES, V1), store.sources(MOVIES)
+        published = RedisStreamReads(client).published(MOVIES, [V1])
     assert len(vectors) > 70
-    assert {name.decode() for name in new_items} == {f"i{item}" for item in range(30, 40)}
-    assert report["vectors_written"] >= len(vectors) + len(new_items)
+    assert {len(redis.decode_vector(raw)[1]) for raw in vectors if isinstance(raw, bytes)} == {2 * FACTORS}
+    assert set(moved) == {f"i{item}" for item in range(40)}  # those of `i30` on are newer than the model
+    assert learned is not None
+    assert Blend.decode(learned).steps.sum() > 100
+    assert set(moved) == set(restored(state.published, state.steps).items.ids)
+    assert (published.number, state.steps) == (state.number, [])  # readers get the end of a log too
+    assert published.sources == state.published
+    assert set(published.item_vectors) == set(published.blends) == {V1}
+    assert report["vectors_written"] >= len(vectors) + len(moved)
 
 
 def test_a_resume_without_a_run_or_of_another_log_is_refused(fresh_stores: Endpoints, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from itertools import product
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -13,11 +14,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from online_models.contracts.events import EVENT_TYPES, Event, EventType, Item
+from online_models.contracts.ids import UserId
 from online_models.errors import StoreUnavailable
-from online_models.stores.postgres import Cursor, Database, one
+from online_models.stores.postgres import MIGRATIONS, Cursor, Database, migrate, one, query
 from online_models.stores.postgres_interactions import PostgresInteractions
 from tests.samples import batch, event, event_id
 
+SQL = Path(__file__).resolve().parents[2] / "online_models/stores"
 HISTORY_TABLES = ("watch_history", "purchase_history", "impressions", "feedback")
 
 # Any text that PostgreSQL can hold; what COPY and JSON treat specially is drawn often.
@@ -251,3 +254,63 @@ def test_users_are_counted_once(postgres: str) -> None:
     store.write([batch([event(n, kind, user_id=f"u{user}") for n, (user, kind) in enumerate(pairs)])])
     store.write([batch([event(1000, user_id="u0"), event(1001, user_id="u9")])])
     assert Counter(users(database)) == Counter(["u0", "u1", "u2", "u3", "u9"])
+
+
+def test_users_are_gone_through_in_steps_each_once(postgres: str) -> None:
+    store = PostgresInteractions(Database(postgres))
+    known = ["u10", "u9", "B", "a b", "é", "u1"]
+    store.write([batch([event(n, user_id=user) for n, user in enumerate([*known, *known])])])
+    found: list[UserId] = []
+    while more := store.users(found[-1] if found else None, 2):
+        assert len(more) <= 2
+        found += more
+    assert sorted(found) == sorted(known)
+
+
+CATALOGUE_ITEMS = st.builds(
+    Item,
+    item_id=IDENTIFIER,
+    domain=st.sampled_from(["movies", "products"]),
+    title=TEXT,
+    categories=st.lists(TEXT, max_size=3),
+    price=st.none() | FINITE,
+    min_age=st.none() | FINITE,
+    available_ms=st.none() | st.integers(-(2**63), 2**63 - 1),
+)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(items=st.lists(CATALOGUE_ITEMS, max_size=8, unique_by=lambda item: (item.domain, item.item_id)))
+def test_all_that_a_catalogue_says_comes_back_as_it_went_in(postgres: str, items: list[Item]) -> None:
+    with closing(Database(postgres)) as database:
+        with database.transaction() as cursor:
+            cursor.execute("DELETE FROM items")
+        store = PostgresInteractions(database)
+        store.put_items(items)
+        found = [item for domain in ("movies", "products") for item in store.items(domain)]
+        assert {(item.domain, item.item_id): item for item in items} == {
+            (item.domain, item.item_id): item for item in found
+        }
+        assert len(found) == len(items)
+
+
+def test_what_a_catalogue_no_longer_says_is_forgotten(postgres: str) -> None:
+    store = PostgresInteractions(Database(postgres))
+    store.put_items([Item("a", "movies", "A", ["x"], price=2.5, min_age=18.0, available_ms=7)])
+    store.put_items([Item("a", "movies", "A")])
+    assert store.items("movies") == [Item("a", "movies", "A")]
+
+
+def test_a_catalogue_of_the_first_schema_is_kept_and_says_nothing_of_price_age_and_day(empty_postgres: str) -> None:
+    with closing(Database(empty_postgres)) as database:
+        with database.transaction() as cursor:
+            cursor.execute(query("create_schema_version"))
+            cursor.execute((SQL / MIGRATIONS[0]).read_text())
+            cursor.execute(query("insert_schema_version"), {"version": 1})
+            cursor.execute("INSERT INTO items (domain, item_id, title, categories) VALUES ('movies', 'a', 'A', '{x}')")
+        for _ in range(2):
+            migrate(empty_postgres)
+        store = PostgresInteractions(database)
+        assert store.items("movies") == [Item("a", "movies", "A", ["x"])]
+        store.put_items([Item("a", "movies", "A", ["x"], price=2.5, min_age=18.0, available_ms=7)])
+        assert store.items("movies") == [Item("a", "movies", "A", ["x"], price=2.5, min_age=18.0, available_ms=7)]

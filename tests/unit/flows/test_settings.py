@@ -21,11 +21,18 @@ TABLE = {"name": "stars", "kind": "numeric", "source": "value", "types": ["ratin
         ("drop_fraction", 0.0),
         ("daily_budget", 0),
         ("train_factors", 0),
+        ("publish_wall_seconds", -0.1),
     ],
 )
 def test_what_is_out_of_range_is_refused_by_name(key: str, setting: float) -> None:
     with pytest.raises(ValidationError, match=key):
         FlowSettings.model_validate({key: setting})
+
+
+def test_readers_get_a_publication_every_second_unless_told_otherwise() -> None:
+    assert FlowSettings().publish_wall_seconds == 1.0
+    for seconds in (0.0, 30.0):  # 0: as often as it goes
+        assert FlowSettings.model_validate({"publish_wall_seconds": seconds}).publish_wall_seconds == seconds
 
 
 def test_settings_do_not_change() -> None:

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from msgspec.structs import replace
+from safetensors.numpy import load, save
 from scipy.sparse import csr_matrix
 
 from online_models import als as kernel
@@ -10,6 +11,7 @@ from online_models.contracts.artifacts import DataWindow, Manifest
 from online_models.contracts.ids import ModelName, ModelVersion
 from online_models.contracts.jobs import TrainAls
 from online_models.errors import ArtifactError
+from online_models.learner import trained_of
 from retrain_workers.als import AlsModel, AlsTrainer, fit
 from retrain_workers.datasets import Dataset, dataset_of, decayed_preferences, split
 from retrain_workers.evaluation import Accept, Gate, Reject, cases_of, popularity_of, score
@@ -60,6 +62,33 @@ def test_popular_items_are_ordered_by_decayed_strength(world: Dataset, model: Al
     ordered = [strength[world.items.index(item)] for item in model.popular]
     assert len(ordered) == ITEMS
     assert ordered == pytest.approx(sorted(ordered, reverse=True), rel=1e-5)
+
+
+def test_an_item_weighs_what_its_events_say_together(world: Dataset, model: AlsModel) -> None:
+    strength = np.asarray(decayed_preferences(world, JOB.half_life_days).sum(axis=0)).ravel()
+    # the sum over users of c - 1 = alpha r
+    expected = [JOB.alpha * strength[world.items.index(item)] for item in model.items]
+    assert model.item_weights.dtype.name == "float32"
+    assert model.item_weights.tolist() == pytest.approx(expected, rel=1e-5)
+    assert min(expected) > 0
+
+
+def test_the_stream_goes_on_from_the_weights_of_the_artifact(world: Dataset, model: AlsModel) -> None:
+    files = model.files()
+    manifest = champion(model, world).manifest
+    trained = trained_of(manifest, load(files["factors.safetensors"]), list(model.items))
+    assert trained.weights.tolist() == model.item_weights.tolist()
+    assert trained.users == len(model.users)
+
+
+def test_an_artifact_made_before_weights_were_kept_counts_each_item_as_met_by_one_user(model: AlsModel) -> None:
+    files = model.files()
+    tensors = load(files["factors.safetensors"])
+    del tensors["item_weights"]
+    files["factors.safetensors"] = save(tensors)
+    again = AlsModel.of(files, model.hyperparameters)
+    assert again.item_weights.tolist() == [1.0] * len(model.items)
+    np.testing.assert_array_equal(again.item_factors, model.item_factors)
 
 
 def test_the_files_give_the_model_back(model: AlsModel) -> None:

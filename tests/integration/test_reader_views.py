@@ -1,0 +1,121 @@
+"""What a reader makes of publications in a real Redis: new views when they are whole, the old ones when they are torn."""
+
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+import redis as redis_client
+from safetensors.numpy import load
+
+from online_models.contracts import keys
+from online_models.contracts.ids import ModelVersion
+from online_models.contracts.rollouts import Route
+from online_models.learner import VersionLearner, trained_of
+from online_models.ports import Published
+from online_models.sources import Sources, Steps
+from online_models.stores import redis
+from online_models.stores.embedded import Endpoints
+from online_models.stores.filesystem import FilesystemArtifacts
+from online_models.stores.postgres import Database
+from online_models.stores.postgres_interactions import PostgresInteractions
+from online_models.stores.postgres_registry import PostgresRegistry
+from online_models.stores.redis import RedisRoutes
+from online_models.stores.redis_reads import RedisStreamReads
+from serving_api.instruments import Instruments
+from serving_api.reader import Reader, ReaderStores, ReaderTimes
+from serving_api.retrieval import VersionView
+from tests.artifacts import publish, small_model
+from tests.samples import MOVIES
+from tests.serving_views import published_of
+
+MADE = small_model(5, items=20)
+
+
+@dataclass(frozen=True)
+class World:
+    """A reader that holds one version, and the Redis that it polls."""
+
+    reader: Reader
+    client: redis_client.Redis
+    version: ModelVersion
+
+    def view(self) -> VersionView:
+        return self.reader.state(MOVIES).versions[self.version]
+
+    def put(self, published: Published) -> None:
+        """Publish."""
+        assert published.sources is not None
+        self.client.set(keys.sources(MOVIES), published.sources)
+        self.client.set(keys.item_vectors(MOVIES, self.version), published.item_vectors[self.version])
+        self.client.set(keys.blend(MOVIES, self.version), published.blends[self.version])
+        self.client.set(keys.publication(MOVIES), published.number)
+
+    def poll_until(self, happened: str) -> None:
+        """Poll until there is another view, or something is amiss."""
+        before, until = self.view(), time.monotonic() + 30
+        while self.view() is before and not self.reader.degraded():
+            assert time.monotonic() < until, happened
+            time.sleep(0.02)
+            self.reader.poll()
+
+    def learned(self, number: int, *items: str) -> Published:
+        """What the stream job knows once somebody has met items."""
+        files = MADE.files()
+        trained = trained_of(
+            MADE.manifest(MOVIES, self.version, [0, 2]), load(files["factors.safetensors"]), MADE.items
+        )
+        learner = VersionLearner(trained, Sources())
+        rows = learner.sources.rows_of(list(items))
+        learner.sources.learn(
+            Steps(rows, np.arange(len(rows)), np.empty(0, np.int32), np.zeros(len(rows) + 1, np.int64))
+        )
+        return published_of(number, {self.version: learner})
+
+
+@pytest.fixture
+def world(fresh_stores: Endpoints, tmp_path: Path) -> Iterator[World]:
+    with closing(redis.connect(fresh_stores.redis_url)) as client:
+        database = Database(fresh_stores.postgres_dsn)
+        registry, artifacts = PostgresRegistry(database), FilesystemArtifacts(tmp_path)
+        version = publish(artifacts, registry, MOVIES, MADE)
+        routes = RedisRoutes(client)
+        routes.put_route(MOVIES, Route(epoch=1, stable=version))
+        reader = Reader(
+            "reader",
+            [MOVIES],
+            ReaderStores(routes, RedisStreamReads(client), registry, artifacts, PostgresInteractions(database)),
+            ReaderTimes(timedelta(seconds=60), timedelta(seconds=60)),
+            Instruments(),
+            lambda: datetime.now(UTC),
+        )
+        reader.settle()
+        assert not reader.missing()
+        yield World(reader, client, version)
+        reader.close()
+
+
+def test_a_torn_publication_leaves_the_old_views_until_a_whole_one_comes(world: World) -> None:
+    assert world.view().sources.items.ids == list(MADE.items)
+    world.put(world.learned(1, "new"))
+    world.poll_until("the first publication is taken in")
+    taken = world.view()
+    assert taken.sources.items.ids == [*MADE.items, "new"]
+    assert not world.reader.degraded()
+
+    whole = world.learned(2, "new", "newer")
+    assert whole.sources is not None
+    world.put(replace(whole, sources=whole.sources[:-5]))
+    world.poll_until("a torn publication is noticed")
+    assert world.view() is taken
+    assert "sources: expected" in str(world.reader.degraded())
+
+    world.put(replace(whole, number=3))
+    until = time.monotonic() + 30
+    while world.reader.degraded() and time.monotonic() < until:
+        world.reader.poll()
+    assert world.view().sources.items.ids == [*MADE.items, "new", "newer"]

@@ -1,0 +1,63 @@
+"""Who is answered from a precomputed list, and what of it."""
+
+from datetime import timedelta
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from online_models.contracts.preferences import PrecomputedList
+from online_models.errors import StoreError
+from serving_api.modes import PRECOMPUTED, Modes, ranking_of
+from serving_api.reranking.explanations import Code
+from serving_api.retrieval import hashes_of
+from serving_api.settings import Mode
+
+IDS = st.lists(st.sampled_from([f"i{n}" for n in range(12)]), unique=True)
+HOUR = timedelta(hours=1)
+HOUR_MS = 3_600_000
+
+
+@pytest.mark.parametrize(
+    ("mode", "idle_ms", "expected"),
+    [
+        ("realtime", 10 * HOUR_MS, False),
+        ("hybrid", -5, False),
+        ("hybrid", HOUR_MS, False),
+        ("hybrid", HOUR_MS + 1, True),
+        ("precomputed", 0, True),
+    ],
+)
+def test_hybrid_ranks_for_the_active_and_precomputed_for_nobody_with_a_list(
+    mode: Mode, idle_ms: int, expected: bool
+) -> None:
+    assert Modes(mode, HOUR).prefers_list(50 * HOUR_MS, 50 * HOUR_MS + idle_ms) == expected
+    assert Modes(mode, HOUR).reads_lists == (mode != "realtime")
+
+
+@given(IDS, st.sets(st.sampled_from([f"i{n}" for n in range(12)])), st.integers(1, 5), st.integers(5, 20))
+def test_a_list_gives_its_best_unseen_items_or_nothing(
+    listed: list[str], seen: set[str], least: int, most: int
+) -> None:
+    scores = [None if item == "i3" else float(item[1:]) for item in listed]
+    found = ranking_of(msgspec.json.encode(PrecomputedList(5, listed, scores)), hashes_of(sorted(seen)), least, most)
+    unseen = [item for item in listed if item not in seen]
+    if len(unseen) < least:
+        assert found is None
+        return
+    assert found is not None
+    assert found.source == PRECOMPUTED
+    assert [item.item_id for item in found.items] == unseen[:most]
+    for item in found.items:
+        popular = item.item_id == "i3"
+        assert item.score == (None if popular else float(item.item_id[1:]))
+        assert item.why.code == (Code.POPULAR if popular else Code.FOR_YOU)
+
+
+@pytest.mark.parametrize(
+    "raw", [b"", b"{", b'{"ts_ms":1,"items":["i"],"scores":[]}', b'{"ts_ms":1,"items":[1],"scores":[1]}']
+)
+def test_a_torn_list_is_a_fault_of_the_store(raw: bytes) -> None:
+    with pytest.raises(StoreError, match="a precomputed list"):
+        ranking_of(raw, hashes_of([]), 1, 1)
