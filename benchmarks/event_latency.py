@@ -260,7 +260,8 @@ def append(segments: SegmentLog, load: Load, rate: int, waiting: deque[tuple[str
     while at < count:
         now = time.perf_counter()
         due = min(count, round((now - start) * rate))
-        probes = [(load.probes[line], now) for line in range(at, due) if line in load.probes]
+        # from when it fell due: what a starved producer waits counts too
+        probes = [(load.probes[line], start + line / rate) for line in range(at, due) if line in load.probes]
         segments.append(load.lines[at:due])
         waiting.extend(probes)
         at = due

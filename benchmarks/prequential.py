@@ -93,7 +93,8 @@ def parser() -> argparse.ArgumentParser:
 def logs(options: argparse.Namespace) -> Iterator[dict[str, tuple[Path, DataSet | None]]]:
     """Name -> a log and the data set that it is; data sets are imported into a folder that is gone afterwards."""
     if options.log:
-        yield {path.name: (path, None) for path in options.log}
+        names = [path.name for path in options.log]
+        yield {str(path) if names.count(path.name) > 1 else path.name: (path, None) for path in options.log}
         return
     data = Path(os.environ.get("PENSTOCK_DATA", ROOT.parent / "shared" / "data"))
     limit = ["--limit", str(QUICK_EVENTS)] if options.quick else []

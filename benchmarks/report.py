@@ -89,9 +89,15 @@ def result(benchmark: str, machine: Machine, figures: Mapping[str, float], targe
             "benchmark": benchmark,
             "commit": commit(),
             "machine": {"cores": machine.cores, "cpu": machine.cpu, "load": machine.load},
-            "figures": dict(figures),
+            "figures": {name: figure if math.isfinite(figure) else None for name, figure in figures.items()},
             "targets": [
-                {"name": each.name, "value": each.value, "target": each.bounds, "met": each.met} for each in targets
+                {
+                    "name": each.name,
+                    "value": each.value if math.isfinite(each.value) else None,
+                    "target": each.bounds,
+                    "met": each.met,
+                }
+                for each in targets
             ],
         }
     )

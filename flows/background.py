@@ -43,6 +43,8 @@ class BackgroundWriter(Generic[T]):
     def drain(self) -> None:
         """Return when all writes are done; raises what one of them raised."""
         self._wait(0)
+        if self._error is not None:
+            raise self._error
 
     def close(self) -> None:
         """Drain and end the thread."""

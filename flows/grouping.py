@@ -72,9 +72,9 @@ def merged(grouped: Grouped, old: list[UserHistory]) -> list[UserHistory]:
 
 
 def fresh_rows(grouped: Grouped, old: list[UserHistory]) -> npt.NDArray[np.bool_]:
-    """Rows (n,) that are positive and new to their user's history: a log read twice counts once.
+    """Rows (n,) that are positive and not in their user's history yet: a log read twice counts once.
 
-    What is older than a full history cannot be told from a repeat, and counts as one.
+    What is older than a full history cannot be told from a repeat, and counts as one: `Contexts.joined` says which are.
     """
     events = grouped.entries["event"]
     fresh: npt.NDArray[np.bool_] = grouped.entries["strength"] > 0
@@ -82,8 +82,4 @@ def fresh_rows(grouped: Grouped, old: list[UserHistory]) -> npt.NDArray[np.bool_
     for user in np.unique(grouped.owner()[fresh & anywhere]).tolist():
         rows = grouped.rows(user)
         fresh[rows] &= histories.fresh(old[user], events[rows])
-    for user, known in enumerate(old):
-        if len(known.recent) == histories.RECENT_EVENTS:
-            rows = grouped.rows(user)
-            fresh[rows] &= grouped.entries["ts_ms"][rows] >= known.recent["ts_ms"][0]
     return fresh

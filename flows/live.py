@@ -22,7 +22,7 @@ from online_models.contracts.artifacts import FeatureSketch, Manifest
 from online_models.contracts.features import FeatureSpec, spec_hash
 from online_models.contracts.ids import ItemId, ModelName, ModelVersion
 from online_models.embedding_space import Axes, coordinates
-from online_models.errors import ArtifactError, PenstockError, StoreError
+from online_models.errors import ArtifactError, PenstockError, StoreError, StoreUnavailable
 from online_models.history import UserHistory
 from online_models.learner import TWO_TOWER_FILE, MovedItem, VersionLearner, trained_of
 from online_models.ports import ArtifactStore, EmbeddingStore, ModelRegistry, RouteStore, Vector
@@ -129,11 +129,14 @@ class LiveVersions:
     def _load(self, model: ModelName, version: ModelVersion) -> LiveVersion | None:
         try:
             manifest, files = self._artifacts.read(model, version)
-        except ArtifactError as error:
-            log.error("version_refused model=%s version=%s reason=%s", model, version, error)
+            moved, blend = self._embeddings.moved_items(model, version), self._blend(model, version)
+            live = LiveVersion(manifest, files, moved, blend)
+            live.learner(Sources())  # what it cannot do here it cannot do for the stream
+        except (ArtifactError, KeyError, ValueError, StoreError) as error:
+            if isinstance(error, StoreUnavailable):
+                raise
+            log.error("version_refused model=%s version=%s reason=%r", model, version, error)
             return None
-        moved = self._embeddings.moved_items(model, version)
-        live = LiveVersion(manifest, files, moved, self._blend(model, version))
         log.info("version_live model=%s version=%s items=%d", model, version, len(live.index))
         return live
 

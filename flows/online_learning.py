@@ -9,6 +9,7 @@
 - Redis owns the state. A batch's position is part of its transaction, so a replayed batch is skipped: effects happen once.
 """
 
+import logging
 import time
 from collections.abc import Mapping
 from typing import Final
@@ -23,15 +24,20 @@ from online_models import pacing
 from online_models.contexts import Contexts, contexts_of
 from online_models.contracts.events import EventBatch
 from online_models.contracts.ids import ItemId, ModelName, ModelVersion, UserId
-from online_models.history import UserHistory
+from online_models.history import RECENT_EVENTS, UserHistory
 from online_models.learner import MovedItem, VersionLearner
 from online_models.ports import EmbeddingStore, EmbeddingUpdate, VersionUpdate
 from online_models.sources import Sources, Steps, encode_steps, restored, steps_of
 
 I64 = npt.NDArray[np.int64]
 
+log: Final = logging.getLogger(__name__)
+
 POPULAR_ITEMS: Final = 500
 """Length of the list that unknown users are served from."""
+
+MOST_PUBLISHED_BYTES: Final = 400 << 20
+"""Redis takes 512 MB as one value."""
 
 PUBLISH_SHARE: Final = 20
 """A publication is followed by a pause of so many times what it took."""
@@ -77,8 +83,10 @@ class OnlineLearner:
         old = self._store.histories(self.model, grouped.users)
         new = dict(zip(grouped.users, merged(grouped, old), strict=True))
         rows = np.array(grouped.in_order(fresh_rows(grouped, old)), np.int64)
+        contexts = contexts_of(old, grouped.owner()[rows], grouped.entries[rows])
+        rows, contexts = rows[contexts.joined], contexts.taken(contexts.joined)
         learners = self._live_learners()
-        steps, moved = self._advance(learners, grouped, old, rows)
+        steps, moved = self._advance(learners, grouped, old, rows, contexts)
         # after the learning, that a version's items are published with what they have just become
         begun = time.monotonic()
         publish = begun >= self._publish_at
@@ -99,7 +107,7 @@ class OnlineLearner:
             popular=self._popularity.best(POPULAR_ITEMS),
             number=self._number,
             steps=encode_steps(self.sources.items.ids[self._known_items :], steps),
-            sources=self.sources.encode() if publish else None,
+            sources=self._encoded() if publish else None,
         )
         written = self._store.apply(update)
         self._unpublished = (batch.source, batch.position)
@@ -133,10 +141,18 @@ class OnlineLearner:
             popularity={},
             popular=self._popularity.best(POPULAR_ITEMS),
             number=self._number,
-            sources=self.sources.encode(),
+            sources=self._encoded(),
         )
         self._store.apply(update)
         self._pause(begun)
+
+    def _encoded(self) -> bytes | None:
+        """The sources as they are published; None, and a log line, when Redis would not take that much as one value."""
+        encoded = self.sources.encode()
+        if len(encoded) <= MOST_PUBLISHED_BYTES:
+            return encoded
+        log.error("sources_too_large model=%s bytes=%d items=%d", self.model, len(encoded), len(self.sources.items))
+        return None
 
     def _pause(self, begun: float) -> None:
         """A publication is done that began then; the next is due in a while."""
@@ -161,14 +177,18 @@ class OnlineLearner:
         return {version: learner for version, (_, learner) in self._learners.items()}
 
     def _advance(
-        self, learners: dict[ModelVersion, VersionLearner], grouped: Grouped, old: list[UserHistory], rows: I64
+        self,
+        learners: dict[ModelVersion, VersionLearner],
+        grouped: Grouped,
+        old: list[UserHistory],
+        rows: I64,
+        contexts: Contexts,
     ) -> tuple[Steps, dict[ModelVersion, dict[int, int]]]:
         """Take in the fresh positive events (rows of the group) in the order of the log.
 
         Returns them as steps, and the items that moved in each version: row -> time of the last event that moved it.
         """
         events = grouped.entries[rows]
-        contexts = contexts_of(old, grouped.owner()[rows], events)
         item = self.sources.rows_of([grouped.items[row] for row in rows.tolist()])
         steps = steps_of(item, events["ts_ms"], contexts, self.sources.items)
         moving = moves(item, self.sources)
@@ -254,7 +274,8 @@ def choices(learners: Mapping[ModelVersion, VersionLearner], events: int) -> lis
     if not learners:
         return []
     stable = next(iter(learners.values()))
-    return pacing.choices(int(stable.blend.tried[0]), int(stable.sources.popularity.arrays.events[0]), events)
+    seen = int(stable.sources.popularity.arrays.events[0])
+    return pacing.choices(int(stable.blend.tried[0]), seen, events, stable.fold_ins.items)
 
 
 def version_update(
@@ -268,7 +289,9 @@ def version_update(
     """All touched users folded into one version, its moved items and its blend."""
     histories = [new[user] for user in grouped.users]
     vectors = learner.fold_ins.of_histories(histories).reshape(len(histories), -1)  # (users, 2 k)
-    known = np.flatnonzero(vectors.any(axis=1)).tolist()
+    # a full history may have lost the last item that the version knows: zeros take the place of what was known by it
+    full = np.array([len(history.recent) == RECENT_EVENTS for history in histories], np.bool_)
+    known = np.flatnonzero(vectors.any(axis=1) | full).tolist()
     ids = learner.sources.items.ids
     return VersionUpdate(
         version=version,

@@ -90,7 +90,7 @@ class Blend:
 
         Parameters
         ----------
-        events : of the user's history; features : (n, FEATURES), of the best scored items and of the taken ones
+        events : of the user's history; features : (n, FEATURES), of the best scored items
         taken : (m,), rows of the features that were taken
 
         Raises

@@ -20,11 +20,20 @@ class Contexts(NamedTuple):
     """Context n are the entries ptr[n] : ptr[n + 1], oldest first, and of these until[n] end before the time of the event itself.
 
     entries : ENTRY (m,); ptr : int64 (n + 1,); until : int64 (n,)
+    joined : bool (n,), whether the event joined its user's history: one that is older than all of a full one does not
     """
 
     entries: npt.NDArray[np.void]
     ptr: I64
     until: I64
+    joined: npt.NDArray[np.bool_]
+
+    def taken(self, rows: npt.NDArray[np.bool_]) -> "Contexts":
+        """The contexts of the events where `rows` (n,) is true."""
+        many = np.diff(self.ptr)
+        ptr = np.concatenate([[0], np.cumsum(many[rows])])
+        within = self.until[rows] - self.ptr[:-1][rows]
+        return Contexts(self.entries[np.repeat(rows, many)], ptr, ptr[:-1] + within, self.joined[rows])
 
 
 def contexts_of(old: Sequence[UserHistory], user: I64, events: npt.NDArray[np.void]) -> Contexts:
@@ -45,17 +54,19 @@ def contexts_of(old: Sequence[UserHistory], user: I64, events: npt.NDArray[np.vo
     known = np.frombuffer(b"".join([history.recent.tobytes() for history in old]), ENTRY)
     starts = np.concatenate([[0], np.cumsum([len(history.recent) for history in old], dtype=np.int64)])
     everything = np.concatenate([known, events])
-    place, ptr, until = _contexts(
+    place, ptr, until, joined = _contexts(
         np.ascontiguousarray(everything["ts_ms"]),
         np.ascontiguousarray(everything["event"]),
         np.ascontiguousarray(starts, np.int64),
         np.ascontiguousarray(user, np.int64),
     )
-    return Contexts(everything[place], ptr, until)
+    return Contexts(everything[place], ptr, until, joined)
 
 
 @njit(cache=True, nogil=True)
-def _contexts(ts_ms: I64, event: npt.NDArray[np.uint64], starts: I64, user: I64) -> tuple[I64, I64, I64]:
+def _contexts(
+    ts_ms: I64, event: npt.NDArray[np.uint64], starts: I64, user: I64
+) -> tuple[I64, I64, I64, npt.NDArray[np.bool_]]:
     """Places of the contexts' entries among [all known, events]; known ones of user u are starts[u] : starts[u + 1]."""
     users, known = starts.size - 1, starts[-1]
     ring, held = np.empty((users, RECENT_EVENTS), np.int64), np.zeros(users, np.int64)
@@ -64,6 +75,7 @@ def _contexts(ts_ms: I64, event: npt.NDArray[np.uint64], starts: I64, user: I64)
         for k in range(held[u]):
             ring[u, k] = starts[u] + k
     ptr, until = np.zeros(user.size + 1, np.int64), np.zeros(user.size, np.int64)
+    joined = np.ones(user.size, np.bool_)
     total = 0
     for n in range(user.size):
         total += min(RECENT_EVENTS, held[user[n]] + n)
@@ -93,4 +105,6 @@ def _contexts(ts_ms: I64, event: npt.NDArray[np.uint64], starts: I64, user: I64)
             for k in range(at - 1):
                 ring[u, k] = ring[u, k + 1]
             ring[u, at - 1] = new
-    return place[: ptr[-1]], ptr, until
+        else:
+            joined[n] = False
+    return place[: ptr[-1]], ptr, until, joined

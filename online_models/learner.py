@@ -95,6 +95,11 @@ class FoldIns:
         self._tower = trained.tower
 
     @property
+    def items(self) -> int:
+        """Items of the version."""
+        return len(self._factors)
+
+    @property
     def k(self) -> int:
         """Length of a vector."""
         return int(self._factors.shape[1])

@@ -16,6 +16,7 @@ CHOICES_AT_FIRST: Final = 2_000
 """A blend learns from so many choices, then from every `CHOOSE_EVERY`th event of the stream."""
 
 CHOOSE_EVERY: Final = 32
+ITEMS_AT_PACE: Final = 20_000
 
 
 def moves(count: I64) -> npt.NDArray[np.bool_]:
@@ -28,16 +29,17 @@ def moves(count: I64) -> npt.NDArray[np.bool_]:
     return moving
 
 
-def choices(tried: int, number: int, events: int) -> list[int]:
+def choices(tried: int, number: int, events: int, items: int = 0) -> list[int]:
     """Which of the next events (their places, from 0) a blend learns from.
 
     Parameters
     ----------
     tried : choices that the blend was shown before; number : events of the stream before
+    items : of the version; a choice costs in proportion, so that of more than `ITEMS_AT_PACE` fewer are looked at
 
     >>> choices(1_998, 10, 30), choices(5_000, 60, 40)
     ([0, 1, 22], [4, 36])
     """
     first = min(max(CHOICES_AT_FIRST - tried, 0), events)
-    later = number + np.arange(first, events)
-    return [*range(first), *(first + np.flatnonzero(later % CHOOSE_EVERY == 0)).tolist()]
+    later, every = number + np.arange(first, events), CHOOSE_EVERY * max(1, items // ITEMS_AT_PACE)
+    return [*range(first), *(first + np.flatnonzero(later % every == 0)).tolist()]

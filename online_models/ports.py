@@ -168,8 +168,8 @@ class ServingStore(Protocol):
     def put_session(self, model: ModelName, request_id: str, raw: bytes, ttl: timedelta) -> None:
         """Keep a frozen list. Idempotent."""
 
-    def states(self, model: ModelName, users: Sequence[tuple[UserId, ModelVersion]]) -> list["UserState"]:
-        """What is known of users, each under a version, in the order asked. One round trip."""
+    def states(self, model: ModelName, users: Sequence[tuple[UserId, ModelVersion]]) -> list["UserState | None"]:
+        """What is known of users, each under a version, in the order asked; None where that is torn. One round trip."""
 
     def put_lists(
         self, model: ModelName, lists: Sequence[tuple[UserId, ModelVersion, PrecomputedList]], ttl: timedelta

@@ -181,8 +181,9 @@ def precompute(settings: ServingSettings, store_settings: StoreSettings, options
         with lists as sink:
             for done in making.run(ModelName(domain), users, options.top, sink):
                 print(f"\r{done.users:,} users, {done.lists:,} lists", end="", file=sys.stderr, flush=True)
+    torn = f", {done.torn:,} left out as torn" if done.torn else ""
     print(
-        f"\r{done.users:,} users, {done.lists:,} lists in {done.seconds:.1f} s: {done.users_per_second:,.0f} users/s",
+        f"\r{done.users:,} users, {done.lists:,} lists{torn} in {done.seconds:.1f} s: {done.users_per_second:,.0f} users/s",
         file=sys.stderr,
     )
     return 0

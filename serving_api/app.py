@@ -15,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
 from starlette.types import Receive, Scope, Send
 
 from online_models.contracts.ids import ModelName
@@ -46,6 +47,7 @@ from serving_api.reader import Reader, ReaderStores, ReaderTimes
 from serving_api.recommender import Lists, Recommender
 from serving_api.rollout import Stage, ramp
 from serving_api.routes import batch, events, health, index, metrics, preferences, recommendations, rollouts, similar
+from serving_api.routes.bodies import BodyLimit, refused
 from serving_api.routes.parts import Parts
 from serving_api.settings import ServingSettings, shared_metrics
 
@@ -104,11 +106,12 @@ def _polling_database(dsn: str) -> postgres.Database:
 
 
 class Api(FastAPI):
-    """FastAPI behind two layers of ours, for its own six are half of a plain request's cost: the count and the fast path."""
+    """FastAPI behind layers of ours, for its own six are half of a plain request's cost: the count, the fast path, and behind
+    that the limit of bodies."""
 
-    def __init__(self, instruments: Instruments, **settings: Any) -> None:
+    def __init__(self, instruments: Instruments, max_body_bytes: int, **settings: Any) -> None:
         super().__init__(**settings)
-        fast = recommendations.FastPath(super().__call__, self.state)
+        fast = recommendations.FastPath(BodyLimit(super().__call__, max_body_bytes), self.state)
         self._front = metrics.CountRequests(fast, instruments)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -143,12 +146,14 @@ def create_app(
 
     app = Api(
         instruments,
+        serving.max_body_bytes,
         title="Penstock",
         summary="Fresh recommendations, and the events that keep them fresh.",
         version="0.1.0",
         lifespan=lifespan,
         # It would look for OpenTelemetry's providers on each request; this process has metrics of its own.
         telemetry={"tracing": False, "metrics": False, "logs": False},
+        exception_handlers={RequestValidationError: refused},
     )
     for resource in (index, recommendations, batch, similar, preferences, events, rollouts, health, metrics):
         app.include_router(resource.router)

@@ -1,4 +1,4 @@
-"""What was last read of the users of late, for the time when Redis does not answer: the least recently asked for go first."""
+"""What was last read of the users of late, for the time when Redis does not answer: those whose last read is oldest go first."""
 
 from collections import OrderedDict
 from itertools import chain

@@ -21,7 +21,7 @@ from online_models import als
 from online_models.contracts.artifacts import Manifest
 from online_models.contracts.ids import ModelName, ModelVersion, hash64
 from online_models.contracts.rollouts import ReaderStatus
-from online_models.errors import ArtifactError
+from online_models.errors import ArtifactError, StoreError
 from online_models.history import EMPTY, ENTRY, UserHistory
 from online_models.learner import TWO_TOWER_FILE, FoldIns, trained_of
 from online_models.ports import ArtifactStore, MappedArtifact, ModelRegistry, RegisteredVersion, Vector
@@ -250,8 +250,10 @@ class ModelCache:
         if slot.loading is None or not slot.loading.done():
             return
         error = slot.loading.exception()
-        if error is not None:  # the registry did not answer, say; that is no fault of the artifact
+        if isinstance(error, StoreError):  # the registry did not answer, say; that is no fault of the artifact
             log.warning("version_not_loaded model=%s version=%s error=%s", self.model, version, error)
+        elif error is not None:  # nothing that is known to pass by itself: not to be read again at every poll
+            slot.held = self._refuse(version, f"{type(error).__name__}: {error}", now)
         else:
             slot.held = slot.loading.result()
         slot.loading = None

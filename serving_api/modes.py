@@ -1,16 +1,21 @@
 """Serving modes: who is answered by ranking now, and who from a list that `precompute` has made."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
 import msgspec
+import numpy as np
 
 from online_models.contracts.preferences import PrecomputedList
 from online_models.errors import StoreError
+from serving_api.facts import Facts
 from serving_api.ranking import POPULAR, RankedItem, Ranking
 from serving_api.reranking.candidates import Hashes
 from serving_api.reranking.explanations import Code, Explanation
+from serving_api.reranking.filters import eligible
+from serving_api.reranking.matching import matches
 from serving_api.retrieval import RankedList
 from serving_api.settings import Mode
 
@@ -52,8 +57,27 @@ class Modes:
                 return now_ms - newest_ms > self.active.total_seconds() * 1000
 
 
-def ranking_of(raw: bytes, seen: Hashes, least: int, most: int) -> Ranking | None:
-    """The best `most` items of a list that are not among the seen hashes (s,); None when there are not even `least`.
+@dataclass(frozen=True, slots=True)
+class Allowed:
+    """What may be shown now, whatever held when a list was made: rules and facts, the user's age if it is known, the time (epoch
+    ms)."""
+
+    facts: Facts
+    age: float | None
+    now_ms: int
+
+    def of(self, ids: Sequence[str]) -> list[str]:
+        """Those of the items that neither a rule excludes nor the age bars, in their order."""
+        if not ids or (not self.facts.rules and self.age is None):
+            return list(ids)
+        items = self.facts.plain(ids, self.now_ms)
+        unseen, disliked = np.zeros(len(ids), np.bool_), np.empty(0, np.uint64)
+        kept = eligible(items, unseen, disliked, self.age) & ~matches(self.facts.rules, items).excluded
+        return [item for item, keep in zip(ids, kept.tolist(), strict=True) if keep]
+
+
+def ranking_of(raw: bytes, seen: Hashes, least: int, most: int, allowed: Allowed) -> Ranking | None:
+    """The best `most` items of a list that are allowed and not among the seen hashes (s,); None when there are not even `least`.
 
     Raises
     ------
@@ -65,7 +89,7 @@ def ranking_of(raw: bytes, seen: Hashes, least: int, most: int) -> Ranking | Non
         scores = dict(zip(listed.items, listed.scores, strict=True))
     except ValueError as error:  # a DecodeError is one
         raise StoreError(f"a precomputed list: {error}") from error
-    unseen = RankedList.of(listed.items).unseen(seen)[:most]
+    unseen = allowed.of(RankedList.of(listed.items).unseen(seen))[:most]
     if len(unseen) < least:
         return None
     return Ranking(PRECOMPUTED, [_item(item, scores[item]) for item in unseen])

@@ -3,7 +3,8 @@
 - Users come in batches, in the order of their ids, and nothing is kept of a batch: memory does not grow with users.
 - Each user is ranked for by the version that the route gives them now. A list says so in its key: when the route gives them
   another one, they are ranked for anew on request.
-- Users of whom nothing is known get no list: what is popular is at hand anyway.
+- Users of whom nothing is known get no list: what is popular is at hand anyway. Nor do those of whom torn bytes are kept, who
+  are counted.
 - Nothing is drawn for exploration and nothing capped by exposure: both belong to the moment of a request.
 """
 
@@ -92,11 +93,12 @@ class ParquetLists:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Users gone through, lists made of them, seconds since the start."""
+    """Users gone through, lists made of them, seconds since the start, users left out as what is kept of them is torn."""
 
     users: int
     lists: int
     seconds: float
+    torn: int = 0
 
     @property
     def users_per_second(self) -> float:
@@ -141,20 +143,23 @@ class Precompute:
         state = self.reader.state(model)
         if not state.versions:
             raise ArtifactError(f"{model}: expected a version that is routed to and loaded, got none")
-        start, done, made, left = time.perf_counter(), 0, 0, iter(users)
+        start, done, made, torn, left = time.perf_counter(), 0, 0, 0, iter(users)
         while batch := list(islice(left, BATCH_USERS)):
-            lists = self._lists(state, batch, top, round(self.clock().timestamp() * 1000))
+            lists, skipped = self._lists(state, batch, top, round(self.clock().timestamp() * 1000))
             sink.write(model, lists)
-            done, made = done + len(batch), made + len(lists)
-            yield Progress(done, made, time.perf_counter() - start)
+            done, made, torn = done + len(batch), made + len(lists), torn + skipped
+            yield Progress(done, made, time.perf_counter() - start, torn)
 
-    def _lists(self, state: ModelState, users: Sequence[UserId], top: int, now_ms: int) -> list[Listed]:
+    def _lists(self, state: ModelState, users: Sequence[UserId], top: int, now_ms: int) -> tuple[list[Listed], int]:
+        """The lists of a batch, and how many users are torn."""
         served = [(user, view) for user in users if (view := choose(state, user).served) is not None]
         known = self.kept.states(state.model, [(user, view.loaded.version) for user, view in served])
         made = []
         for (user, view), of in zip(served, known, strict=True):
+            if of is None:
+                continue
             ranking = rank(view, state.popular, state.facts, Visit(user, top, now_ms), of, self.reranking)
             if ranking.source != POPULARITY and ranking.items:
                 items, scores = [item.item_id for item in ranking.items], [item.score for item in ranking.items]
                 made.append((user, view.loaded.version, PrecomputedList(now_ms, items, scores)))
-        return made
+        return made, known.count(None)

@@ -198,8 +198,9 @@ def known_of(view: VersionView, user_id: str, user: UserState) -> Known:
 def user_vectors(loaded: LoadedVersion, user_id: str, user: UserState) -> tuple[str | None, F32]:
     """What a user's vectors (2, k) come from, None for nowhere, and these."""
     shape = (2, loaded.k)
-    if user.vector is not None and user.vector.size == 2 * loaded.k and np.isfinite(user.vector).all():
-        return "vector", user.vector.reshape(shape)
+    vector = user.vector
+    if vector is not None and vector.size == 2 * loaded.k and np.isfinite(vector).all() and vector.any():
+        return "vector", vector.reshape(shape)
     if len(user.history.recent):
         folded: F32 = loaded.fold_ins.of_histories([user.history])[0]
         if folded.any():
@@ -233,15 +234,25 @@ def _told(view: VersionView, ranked: Ranked, chosen: Chosen, known: Known) -> li
         near = strongest_neighbour(rows, context, view.sources.followers.arrays, view.sources.companions.arrays)
         strongest[:, 0] = np.where(alike >= 0, recent[alike], 0)
         strongest[:, 1] = np.where(near >= 0, recent[near], 0)
-    evidence = Evidence(parts[chosen.places], _CODES[: parts.shape[1]], strongest)
-    why = explain(evidence, chosen.pinned, chosen.explored)
+    told = np.column_stack([parts[chosen.places], chosen.bonus])
+    strongest = np.column_stack([strongest, np.zeros(len(rows), np.uint64)])
+    why = explain(Evidence(told, [*_CODES[: parts.shape[1]], Code.NEW], strongest), chosen.pinned, chosen.explored)
     ids = view.sources.items.ids
+    if view.placed:
+        why = [
+            _by_content(each) if ids[row] in view.placed else each for row, each in zip(rows.tolist(), why, strict=True)
+        ]
     return [
         RankedItem(ids[row], score if known.source else None, reason, propensity)
         for row, score, reason, propensity in zip(
             rows.tolist(), chosen.scores.tolist(), why, chosen.propensity.tolist(), strict=True
         )
     ]
+
+
+def _by_content(why: Explanation) -> Explanation:
+    """The reason for an item that has its vector from its content alone."""
+    return Explanation(Code.SIMILAR_CONTENT, why.item) if why.code is Code.BECAUSE_YOU_WATCHED else why
 
 
 def _contributions(ranked: Ranked, raised: F32 | None) -> F32:

@@ -39,6 +39,9 @@ from serving_api.views import Views
 
 log: Final = logging.getLogger(__name__)
 
+CATALOGUE_SECONDS: Final = 60.0
+"""A catalogue is read again after so long though nothing is missing in it: prices, ages and titles change."""
+
 
 @dataclass(frozen=True, slots=True)
 class ModelState:
@@ -115,7 +118,7 @@ class Reader:
 
     def degraded(self) -> list[str]:
         """What the last poll did not get: silent stores, and single models that failed."""
-        return [f"{what}: {reason}" for what, reason in self._down.items()]
+        return [f"{what}: {reason}" for what, reason in list(self._down.items())]
 
     def missing(self) -> list[str]:
         """What keeps this process from serving: stores that have never answered, and versions that are not loaded."""
@@ -200,9 +203,8 @@ class Reader:
             self._unknown_items.discard(model)
             catalogue = {item.item_id: item for item in items}
             if catalogue != self._states[model].catalogue:
-                self._states[model] = replace(self._states[model], catalogue=catalogue)
                 self._show(model, self._views[model].with_facts(Facts.of(catalogue, self._rules, model)))
-            gc.freeze()
+                gc.freeze()
 
     def _poll_route(self, model: ModelName) -> None:
         state, route = self._states[model], self._stores.routes.route(model)
@@ -216,7 +218,8 @@ class Reader:
         if read_at is None:
             return True
         wanted = model in self._unknown_items or not self._states[model].catalogue
-        return wanted and time.monotonic() - read_at >= self._times.catalogue_refresh.total_seconds()
+        period = self._times.catalogue_refresh.total_seconds()
+        return time.monotonic() - read_at >= (period if wanted else max(period, CATALOGUE_SECONDS))
 
     def _sync_versions(self, model: ModelName) -> None:
         state, cache = self._states[model], self._caches[model]
@@ -247,14 +250,19 @@ class Reader:
                 warm_up(view)
         self._views[model] = views
         self._states[model] = replace(
-            self._states[model], versions=views.built, content=views.content, facts=views.facts
+            self._states[model],
+            versions=views.built,
+            content=views.content,
+            facts=views.facts,
+            catalogue=views.facts.catalogue,
         )
 
     def _report(self, model: ModelName) -> None:
         """Say what is held, then that this reader lives: it is never seen alive without its statuses."""
         for version in versions_of(self._states[model].route):
             status = self._caches[model].status(version)
-            if status is not None:
+            # ready is what requests can use, which a held version without a view is not
+            if status is not None and (not status.ready or version in self._states[model].versions):
                 self._stores.routes.put_status(model, self.reader_id, status)
         self._stores.routes.heartbeat(model, self.reader_id, self._clock())
 

@@ -25,7 +25,7 @@ from serving_api.assignment import Variant, variant
 from serving_api.impressions import ImpressionLog, Shown
 from serving_api.instruments import Instruments
 from serving_api.last_known import LastKnown
-from serving_api.modes import Modes, ranking_of
+from serving_api.modes import Allowed, Modes, ranking_of
 from serving_api.ranking import POPULARITY, RankedItem, Ranking, Visit, rank
 from serving_api.reader import ModelState, Reader
 from serving_api.reranking.exposure import Exposure
@@ -160,14 +160,18 @@ class Recommender:
         return answer
 
     async def begin(self, ask: Ask) -> Answer:
-        """The first page of a list that is kept for the next ones; without a `page_token` where Redis does not take it."""
+        """The first page of a list that is kept for the next ones; without a `page_token` where Redis does not take it.
+
+        A degraded answer's list is not offered to Redis: requests would wait for it one after the other, each on a thread.
+        """
         state = self._reader.state(ask.model)
         choice = choose(state, ask.user_id)
         user, degraded = await self._user(ask, _version(choice))
         most = max(ask.k, self._lists.session_items)
         session = self._session(ask, state, choice, user, most, degraded=degraded)
         answer = self._answer(ask, state, session, PageToken(self._new_id(), 0))
-        if answer.page_token is not None and not await self._keep(ask.model, answer.request_id, session):
+        kept = answer.page_token is not None and not degraded
+        if not kept or not await self._keep(ask.model, answer.request_id, session):
             answer = msgspec.structs.replace(answer, page_token=None)
         await self._log(ask, session, answer, 0)
         return answer
@@ -219,7 +223,7 @@ class Recommender:
         self, ask: Ask, state: ModelState, choice: Choice, user: UserState, most: int, *, degraded: bool
     ) -> Session:
         """At most so many items for the user, and on whose account they are."""
-        ranking = self._listed(ask, user, most) or self._ranked(ask, state, choice, user, most)
+        ranking = self._listed(ask, state, user, most) or self._ranked(ask, state, choice, user, most)
         by_model = ranking.source != POPULARITY and choice.served is not None
         arm = choice.variant if by_model else Variant.FALLBACK
         route = state.route
@@ -237,14 +241,15 @@ class Recommender:
             items=_frozen(ranking.items, choice.served),
         )
 
-    def _listed(self, ask: Ask, user: UserState, most: int) -> Ranking | None:
-        """From the user's precomputed list, where one is to be used and has enough that is unseen."""
+    def _listed(self, ask: Ask, state: ModelState, user: UserState, most: int) -> Ranking | None:
+        """From the user's precomputed list, where one is to be used and has enough that is unseen and allowed."""
         known = user.history
         wanted = ask.age is None and self._lists.modes.prefers_list(known.version_ms, ask.ts_ms)
         if not wanted or user.precomputed is None:
             return None
         try:
-            return ranking_of(user.precomputed, known.seen["item"], ask.k, most)
+            may = Allowed(state.facts, self._lists.reranking.stranger_age, ask.ts_ms)
+            return ranking_of(user.precomputed, known.seen["item"], ask.k, most, may)
         except StoreError as error:
             log.warning("list_torn model=%s error=%s", ask.model, error)
             return None

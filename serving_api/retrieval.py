@@ -8,7 +8,8 @@
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple, Self
 
 import numpy as np
@@ -29,6 +30,9 @@ F32 = npt.NDArray[np.float32]
 
 INDEXED: Final = 300
 """Items that the index is asked for."""
+
+UNINDEXED: Final = 2_000
+"""Items newer than the version that are scored beside what its index finds: the newest so many."""
 
 POPULAR: Final = 200
 """The most popular items, which are candidates of everybody where an index is."""
@@ -54,7 +58,8 @@ class VersionView:
     sources : the shared ones, their item table grown by the version's own items
     vectors : float32 (items, k), by row of the item table; zeros where there is none
     weights : float32 (buckets, FEATURES); bases : float32 (buckets, items), what popularity adds, -inf for an unknown item
-    popular : per bucket the best rows by base
+    popular : per bucket the best rows by base, and those that no index of the artifact knows, at most `UNINDEXED`
+    placed : items that have their vector from their content alone
     tower_vectors : float32 (items, t), what the user tower's query is multiplied with; None without two towers
     indexed : int64 (trained,), rows of the artifact's items, in its order; what its index answers in
     """
@@ -69,6 +74,7 @@ class VersionView:
     indexed: Rows
     scratch: Scratch = field(repr=False)
     tower_vectors: F32 | None = None
+    placed: AbstractSet[str] = frozenset()
 
     def rows(self, hashes: Hashes) -> Rows:
         """Row of each item hash (n,), -1 where unknown."""
@@ -106,7 +112,7 @@ class VersionView:
         base, popular = self.bases[bucket], self.popular[bucket]
         if raised is not None:
             base = base + raised
-            popular = popular if self.loaded.nearest is None else evidence.best_of(base, POPULAR)[0]
+            popular = popular if self.loaded.nearest is None else np.append(popular, evidence.best_of(base, POPULAR)[0])
         towers, asked = self.tower_vectors, None
         if tower is not None and towers is not None:
             base, asked = base.copy(), self.weights[bucket][_TOWER] * tower
@@ -142,11 +148,13 @@ def views_of(
     overlays: Sequence[Mapping[str, Vector]],
     facts: Facts,
     known_facts: Facts | None = None,
+    placed: Sequence[AbstractSet[str]] = (),
 ) -> list[VersionView]:
     """The views of a model's versions over the same sources, which gain their items.
 
     overlays : of each version item id -> vector (k,), of moved, new and placed items; those that are not finite or not of its
         length are left out
+    placed : of each version the items that have their vector from their content
     known_facts : columns that are taken over where they are of the same items and catalogue
     """
     indexed = [sources.rows_of(version.item_ids) for version in loaded]
@@ -156,10 +164,11 @@ def views_of(
     ]
     moved = [sources.rows_of(list(overlay)) for overlay in fitting]
     facts = facts.of_rows(sources.items.ids, known_facts)
-    return [
+    views = [
         _view(version, sources, blend, facts, rows, (moved_rows, list(overlay.values())))
         for version, blend, rows, moved_rows, overlay in zip(loaded, blends, indexed, moved, fitting, strict=True)
     ]
+    return [replace(view, placed=known) for view, known in zip(views, placed, strict=True)] if placed else views
 
 
 def _view(
@@ -181,6 +190,7 @@ def _view(
     if loaded.tower_vectors is not None:
         towers = np.zeros((len(sources.items), loaded.tower_vectors.shape[1]), np.float32)
         towers[indexed] = loaded.tower_vectors
+    unindexed = moved[0][:0] if loaded.nearest is None else np.setdiff1d(moved[0], indexed)[-UNINDEXED:]
     weights = np.array([blend.of(events) for events in BUCKETS], np.float32)
     bases = _bases(sources, weights, known)
     return VersionView(
@@ -190,7 +200,7 @@ def _view(
         vectors=vectors,
         weights=weights,
         bases=bases,
-        popular=[evidence.best_of(base, POPULAR)[0] for base in bases],
+        popular=[np.concatenate([evidence.best_of(base, POPULAR)[0], unindexed]) for base in bases],
         indexed=indexed,
         scratch=scratch_for(len(sources.items)),
         tower_vectors=towers,

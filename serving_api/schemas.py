@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from online_models.contracts.events import MAX_ID_LENGTH, EventType
 from serving_api.reranking.explanations import Code
+from serving_api.settings import MOST_BATCH_USERS
 from serving_api.similar import Likeness
 
 MOST_PREFERRED: Final = 100
@@ -90,7 +91,9 @@ class BatchIn(BaseModel):
     )
 
     domain: str
-    user_ids: list[Id] = Field(min_length=1, description="The settings say how many at most.")
+    user_ids: list[Id] = Field(
+        min_length=1, max_length=MOST_BATCH_USERS, description="The settings say how many at most."
+    )
     k: int | None = Field(None, ge=1, description="How many items each; the settings say how many at most.")
     at: str | None = Field(None, description="Event time (epoch ms or RFC 3339), where the settings allow it.")
     log_impressions: bool = Field(False, description="Whether the items count as shown.")

@@ -14,6 +14,9 @@ from serving_api.rules import Reranking, Rule
 Mode = Literal["realtime", "hybrid", "precomputed"]
 """Who is answered by ranking and who from a list, see `modes`."""
 
+MOST_BATCH_USERS: Final = 10_000
+"""Most users that the settings may let one request ask for."""
+
 
 class ServingSettings(Settings):
     """How recommendations are answered, and how a candidate reaches users.
@@ -29,15 +32,15 @@ class ServingSettings(Settings):
     session_items, session_seconds : most items that the pages of one list have together; how long its next page can be asked for
     batch_users : most users of one request for many
     max_body_bytes : a larger request body is refused (413)
-    earliest : events before this RFC 3339 time are refused
-    future_skew_seconds : events later than the clock by more are refused
+    earliest : events, and requests with an event time, before this RFC 3339 time are refused
+    future_skew_seconds : those later than the clock by more are refused
     allow_event_time : let requests give their event time as `at`; for simulations only
     poll_seconds : how often routes, new items and popularity are read, and readiness is reported
     redis_timeout_seconds : a read that takes longer is answered from what the process holds
     last_known_bytes : memory for what was last read of users, which answers while Redis does not
     impression_queue : answers whose impressions may wait for the event log
     impression_wait_seconds : a request that finds the queue full waits for so long; then its impressions count as lost
-    catalogue_refresh_seconds : least time between two reads of the catalogue for titles
+    catalogue_refresh_seconds : least time between two reads of the catalogue, when a title is missing; else it is a minute
     retire_seconds : a version that no route names any more is kept warm for so long
     reranking, rules : how lists are made more varied and what an operator says about them (tables `[serving.reranking]` and
         `[[serving.rules]]`), see `rules`
@@ -64,7 +67,7 @@ class ServingSettings(Settings):
     precomputed_seconds: float = Field(172_800.0, ge=1)
     session_items: int = Field(200, ge=1, le=10_000)
     session_seconds: float = Field(1_800.0, ge=1)
-    batch_users: int = Field(1_000, ge=1)
+    batch_users: int = Field(1_000, ge=1, le=MOST_BATCH_USERS)
     max_body_bytes: int = Field(1_048_576, gt=0)
     earliest: str = "1990-01-01T00:00:00Z"
     future_skew_seconds: int = Field(300, ge=0)

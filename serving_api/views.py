@@ -83,9 +83,11 @@ class Views:
             version: self.placed[version] if version in self.placed else self._place_cold(loaded)
             for version, loaded in self.loaded.items()
         }
-        overlays = [{**placed[version], **self._moved(version)} for version in self.loaded]
+        moved = {version: self._moved(version) for version in self.loaded}
+        overlays = [{**placed[version], **moved[version]} for version in self.loaded]
         known = next((view.facts for view in self.built.values()), None)
-        views = views_of(list(self.loaded.values()), sources, blends, overlays, self.facts, known)
+        by_content = [placed[version].keys() - moved[version].keys() for version in self.loaded]
+        views = views_of(list(self.loaded.values()), sources, blends, overlays, self.facts, known, by_content)
         return replace(self, built=dict(zip(self.loaded, views, strict=True)), placed=placed)
 
     def _moved(self, version: ModelVersion) -> dict[str, Vector]:

@@ -14,8 +14,8 @@ def user_vector(model: ModelName, version: ModelVersion, user_id: str) -> str:
 
 
 def moved_items(model: ModelName, version: ModelVersion) -> str:
-    """Hash item id -> 8-byte version + float64 weight + k float32, of items that the stream has moved since the training, or that
-    are newer. Writer: the flow."""
+    """Hash item id -> 8-byte time of the last event on the log that moved it + float64 weight + k float32, of items that the
+    stream has moved since the training, or that are newer. Writer: the flow."""
     return f"m:{{{model}}}:v:{version}:items"
 
 

@@ -53,6 +53,22 @@ class Result:
     reason: str = ""
 
 
+RECENCY_HALF_LIVES: Final = (3.0, 10.0, 30.0)
+"""Of a user's events, for the strongest batch rival; which, is chosen before the test."""
+
+
+def refitted_with_recency(study: Study) -> FoldInAls:
+    """Refits and a fold-in that weighs the newest events most, by the half-life that is best before the test."""
+    log, split, how = study.log, study.split, study.how
+
+    def folded(half_life: float) -> FoldInAls:
+        return FoldInAls(log, split.tuning, study.factors(split.tuning), how, half_life=half_life)
+
+    half_life = baselines.best_of(RECENCY_HALF_LIVES, folded, log, split)
+    every = events_per_refit(log, split)
+    return FoldInAls(log, split.test, study.factors(split.test), how, every, half_life)
+
+
 CONTENDERS: Final[Mapping[str, Callable[[Study], Model]]] = {
     "popularity": lambda study: baselines.popularity(study.log, study.split),
     "recent-popularity": lambda study: baselines.recent_popularity(study.log, study.split),
@@ -69,11 +85,13 @@ CONTENDERS: Final[Mapping[str, Callable[[Study], Model]]] = {
         study.how,
         events_per_refit(study.log, study.split),
     ),
+    "als-refit-recency": lambda study: refitted_with_recency(study),
     OURS: lambda study: ours(study.log, study.split, study.trained),
 }
 """Name -> how it is made ready for the test."""
 
 DESCRIPTIONS: Final[Mapping[str, str]] = {
+    "als-refit-recency": "als-refit, the newest events weighing most; half-life of 3, 10 or 30 events, the best before the test",
     "popularity": "counts of all events so far",
     "recent-popularity": "decayed counts; half-life of 1, 7, 30 or 180 days, the best before the test",
     "item-knn": "cosine of all that users met, over the user's whole history",

@@ -42,25 +42,43 @@ class FrozenAls:
 
 
 class FoldInAls:
-    """Items as they were trained, users folded in over all of their events, all alike.
+    """Items as they were trained, users folded in over all of their events.
 
     refit_every : events after which the factors are fitted again to everything so far; 0 for never
+    half_life : an event followed by so many later ones of its user weighs half; infinite for all alike
     """
 
-    def __init__(self, log: Log, until: int, factors: Factors, how: TrainAls, refit_every: int = 0) -> None:
-        self._log, self._how = log, how
+    def __init__(
+        self,
+        log: Log,
+        until: int,
+        factors: Factors,
+        how: TrainAls,
+        refit_every: int = 0,
+        half_life: float = np.inf,
+    ) -> None:
+        self._log, self._how, self._half_life = log, how, half_life
         self._popular = Popularity(log, until)
         self._refit_every, self._fitted = refit_every, int(log.begins[until])
         self._take(factors)
 
     def scores(self, at: Moment) -> F32:
         """See `Model`."""
-        known = at.history[self._log.item[at.history] < len(self._items)]
+        trained = self._log.item[at.history] < len(self._items)
+        known, later = at.history[trained], np.arange(len(at.history))[::-1][trained]
         if not len(known):
             return self._popular.scores(at)
-        c = (1 + self._how.alpha * self._log.strength[known]).astype(np.float32)
+        weight = self._log.strength[known] * np.exp2(-later / self._half_life)
+        c = (1 + self._how.alpha * weight).astype(np.float32)
         rows = np.array([0, len(known)]), self._log.item[known], c
-        x = als.fold_in(*rows, self._items, self._gramian, self._how.regularization, self._ridge)
+        x = als.fold_in(
+            *rows,
+            self._items,
+            self._gramian,
+            self._how.regularization,
+            self._ridge,
+            fading=np.isfinite(self._half_life),
+        )
         return scores_of(x[0], self._items, at.items)
 
     def learn(self, at: Moment) -> None:

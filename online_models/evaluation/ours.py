@@ -62,7 +62,7 @@ class Ours:
             self.sources.rows_of([log.ids[log.item[event]]])
             self.version.grow()
             number = int(self.sources.popularity.arrays.events[0])
-            if choices(int(blend.tried[0]), number, 1):
+            if choices(int(blend.tried[0]), number, 1, self.version.fold_ins.items):
                 self._choose(at, event)
                 blend.tried += 1
             self._move(event)

@@ -1,7 +1,7 @@
 """What every running metric of a stream is, and the running mean: each figure was predicted before it was learned from.
 
 - A running metric has `update(...)`, `value` and `snapshot()`; hyperparameters are checked in the constructor, memory is
-  bounded, how the stream is batched changes nothing, and `restore(snapshot)` and going on equals never having stopped.
+  bounded, how the stream is batched changes but the rounding, `restore(snapshot)` and going on equals never having stopped.
 - A metric that is a mean of figures of single events runs through `Prequential`, which fades, or `WindowedMean`; what is no
   mean (AUC, coverage, ...) through its own sliding window, see `windows`.
 """

@@ -93,7 +93,9 @@ class RedisConnection(asyncio.Protocol):
 
     def send(self, command: Command, answered: Callable[[Reply], None]) -> None:
         """Write a command; `answered` is called once, with the reply or with an OSError."""
-        assert self._transport is not None
+        if self._transport is None:
+            answered(ConnectionResetError("the connection was closed"))
+            return
         self._awaited.append(answered)
         self._transport.write(hiredis.pack_command(command))  # type: ignore[arg-type] # typed as a tuple of one
 

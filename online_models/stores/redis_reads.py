@@ -197,21 +197,31 @@ class RedisUserReads:
             self._connecting = asyncio.get_running_loop().create_task(self._connect())
 
     async def _connect(self) -> None:
-        """Connect, however many tries it takes; reads fail from the first failure on until it has worked."""
+        """Connect, whatever goes wrong and however many tries it takes; then send what waits."""
+        try:
+            await self._reach()
+        finally:
+            self._connecting = None
+        if self._down:
+            log.info("redis_reads_resumed")
+        self._down = ""
+        self._flush()
+
+    async def _reach(self) -> None:
+        """Try until there is a connection; reads fail from the first failure on until then."""
         pause = FIRST_PAUSE_SECONDS
         while True:
             try:
                 async with asyncio.timeout(self._timeout):
                     self._connection = await RedisConnection.open(self._address)
-                break
+                return
             except (OSError, StoreError) as error:  # a TimeoutError is an OSError
                 self._give_up(str(error) or f"no answer within {self._timeout:g} s")
+            except Exception as error:  # a task that died of it would leave reads failing for good
+                log.exception("redis_reads_cannot_connect")
+                self._give_up(f"{type(error).__name__}: {error}")
             await asyncio.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
-        if self._down:
-            log.info("redis_reads_resumed")
-        self._down, self._connecting = "", None
-        self._flush()
 
 
 def state_keys(model: ModelName, version: ModelVersion | None, user_id: UserId, *, lists: bool) -> tuple[str, ...]:

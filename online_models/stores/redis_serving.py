@@ -3,6 +3,7 @@
 Rare beside the reads of requests, and so by the ordinary client, from threads; it gives up soon.
 """
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -17,6 +18,8 @@ from online_models.contracts.preferences import NO_PREFERENCES, PrecomputedList,
 from online_models.errors import StoreError, StoreUnavailable
 from online_models.ports import UserState
 from online_models.stores.redis_reads import decode_preferences, decoded_state, state_keys
+
+log: Final = logging.getLogger(__name__)
 
 PREFERENCES_TTL: Final = timedelta(days=365)
 
@@ -68,8 +71,11 @@ class RedisServing:
         with _translated():
             self._client.set(keys.session(model, request_id), raw, px=ttl)
 
-    def states(self, model: ModelName, users: Sequence[tuple[UserId, ModelVersion]]) -> list[UserState]:
-        """What is known of users, each under a version, in the order asked. One round trip. Raises StoreError."""
+    def states(self, model: ModelName, users: Sequence[tuple[UserId, ModelVersion]]) -> list[UserState | None]:
+        """What is known of users, each under a version, in the order asked; None where that is torn.
+
+        One round trip. Raises StoreUnavailable, StoreError.
+        """
         wanted = [state_keys(model, version, user, lists=False) for user, version in users]
         if not wanted:
             return []
@@ -77,7 +83,7 @@ class RedisServing:
             found = cast(list[bytes | None], self._client.mget([key for each in wanted for key in each]))
         width = len(wanted[0])
         values = [found[start : start + width] for start in range(0, len(found), width)]
-        return [decoded_state(model, user, of_user) for (user, _), of_user in zip(users, values, strict=True)]
+        return [_whole(model, user, of_user) for (user, _), of_user in zip(users, values, strict=True)]
 
     def put_lists(
         self, model: ModelName, lists: Sequence[tuple[UserId, ModelVersion, PrecomputedList]], ttl: timedelta
@@ -87,6 +93,14 @@ class RedisServing:
             for user, version, listed in lists:
                 pipe.set(keys.precomputed_list(model, version, user), msgspec.json.encode(listed), px=ttl)
             pipe.execute()
+
+
+def _whole(model: ModelName, user: UserId, values: list[bytes | None]) -> UserState | None:
+    try:
+        return decoded_state(model, user, values)
+    except StoreError as error:
+        log.warning("user_state_torn model=%s error=%s", model, error)
+        return None
 
 
 @contextmanager

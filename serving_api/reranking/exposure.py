@@ -18,7 +18,7 @@ from serving_api.reranking.candidates import F32, Hashes
 F64 = npt.NDArray[np.float64]
 
 _MOST_HALF_LIVES: Final = 32
-"""After so many the landmark moves."""
+"""After so many the landmark moves; a time so many or more before it weighs as that, for 0 could not be divided by."""
 
 _EMPTY: Final = np.uint64(0)
 """No item: one with this hash counts together with hash 1."""
@@ -78,7 +78,7 @@ class Exposure:
         return self._total / weight
 
     def _weight(self, now_seconds: float) -> float:
-        """2^((now - landmark) / half-life)"""
+        """2^((now - landmark) / half-life); of a time long before the landmark as of one just before it."""
         half_lives = (now_seconds - self._landmark) / self._half_life
         if half_lives > _MOST_HALF_LIVES:
             whole = float(np.floor(half_lives))
@@ -87,7 +87,7 @@ class Exposure:
             self._total *= scale
             self._landmark += whole * self._half_life
             half_lives = (now_seconds - self._landmark) / self._half_life
-        return float(np.exp2(half_lives))
+        return float(np.exp2(max(half_lives, -_MOST_HALF_LIVES)))
 
     def _forget(self) -> None:
         """Keep the half that was shown most."""

@@ -7,6 +7,7 @@ from fastapi import APIRouter, HTTPException, Request, Response
 
 from online_models.contracts.ids import UserId
 from serving_api.recommender import Ask
+from serving_api.routes.bodies import TOO_LARGE
 from serving_api.routes.parts import event_time_ms, parts_of, served_model, wanted_items
 from serving_api.schemas import BatchAnswer, BatchIn, Problem
 
@@ -21,6 +22,7 @@ _encode: Final = msgspec.json.Encoder().encode
     responses={
         200: {"model": BatchAnswer, "description": "One answer for each user, in the order asked."},
         404: {"model": Problem, "description": "No such domain."},
+        413: {**TOO_LARGE},
     },
 )
 async def recommend_many(request: Request, asked: BatchIn) -> Response:

@@ -14,6 +14,7 @@ from fastapi.concurrency import run_in_threadpool
 
 from online_models.contracts.events import MAX_LINE_BYTES, Event, TimeBounds, reason_to_reject, timestamp_ms
 from online_models.errors import PenstockError
+from serving_api.routes.bodies import TOO_LARGE
 from serving_api.routes.parts import Parts, parts_of
 from serving_api.schemas import EventIn, EventsAccepted, EventsRefused, Problem
 
@@ -67,7 +68,7 @@ class Arrival:
     openapi_extra={"requestBody": REQUEST_BODY},
     responses={
         202: {"model": EventsAccepted, "description": "Appended; ids in the order sent."},
-        413: {"model": Problem, "description": "The body is too large."},
+        413: {**TOO_LARGE},
         422: {"model": EventsRefused, "description": "At least one event is not acceptable; none was appended."},
         503: {"model": Problem, "description": "The event log takes no events now."},
     },
@@ -78,7 +79,7 @@ async def append_events(request: Request) -> Response:
     An event with an `event_id` of its own may be sent again: it counts once. Without one each sending is another event.
     """
     parts = parts_of(request)
-    sent = _sent(await _body(request, parts.settings.max_body_bytes))
+    sent = _sent(await request.body())
     judged = _judge(sent, parts)
     if judged.refused:
         return _refusal(judged.refused, len(sent), parts)
@@ -89,15 +90,6 @@ async def append_events(request: Request) -> Response:
         raise HTTPException(503, f"the event log takes no events now: {error}") from error
     parts.instruments.events.inc(len(judged.events))
     return _json(202, {"event_ids": [event.event_id for event in judged.events]})
-
-
-async def _body(request: Request, at_most: int) -> bytes:
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > at_most:
-            raise HTTPException(413, f"the body is larger than {at_most} bytes")
-    return bytes(body)
 
 
 def _sent(body: bytes) -> list[object]:

@@ -1,5 +1,6 @@
 """What handlers work with: the parts that `app.py` opened for this process, and parameters that several routes have."""
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -7,7 +8,7 @@ from typing import Annotated
 
 from fastapi import HTTPException, Query, Request
 
-from online_models.contracts.events import timestamp_ms
+from online_models.contracts.events import TimeBounds, timestamp_ms
 from online_models.contracts.ids import ModelName
 from online_models.ports import EventLog, ModelRegistry, RolloutStore, ServingStore
 from serving_api.instruments import Instruments
@@ -58,12 +59,29 @@ def wanted_items(parts: Parts, k: int | None) -> int:
 
 
 def event_time_ms(parts: Parts, at: str | None) -> int:
-    """The event time of a request, epoch milliseconds. Raises HTTPException 422 where it may not be given, or is none."""
+    """The event time of a request, epoch milliseconds. Raises HTTPException 422 where it may not be given, is none,
+    or is not believed."""
     if at is None:
         return round(parts.clock().timestamp() * 1000)
     if not parts.settings.allow_event_time:
         raise HTTPException(422, "at: not allowed here; set PENSTOCK_SERVING_ALLOW_EVENT_TIME for simulations")
     try:
-        return timestamp_ms(int(at) if at.lstrip("-").isdecimal() else at)
-    except ValueError as error:
+        ts_ms = timestamp_ms(int(at) if at.lstrip("-").isdecimal() else at)
+    except (ValueError, OverflowError) as error:
         raise HTTPException(422, f"at: {error}") from error
+    bounds = time_bounds(parts)
+    if not bounds.earliest_ms <= ts_ms <= bounds.latest_ms:
+        believed = f"{parts.settings.earliest} to {parts.settings.future_skew_seconds} s from now"
+        raise HTTPException(422, f"at: expected from {believed}, got {ts_ms} ms")
+    return ts_ms
+
+
+def time_bounds(parts: Parts) -> TimeBounds:
+    """What event times are believed now, of requests as of events."""
+    skew_ms = parts.settings.future_skew_seconds * 1000
+    return TimeBounds(_earliest_ms(parts.settings.earliest), round(parts.clock().timestamp() * 1000) + skew_ms)
+
+
+@functools.lru_cache(8)
+def _earliest_ms(earliest: str) -> int:
+    return timestamp_ms(earliest)

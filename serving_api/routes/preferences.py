@@ -15,6 +15,7 @@ from online_models.contracts.preferences import Preferences
 from online_models.errors import StoreError
 from serving_api.reader import ModelState
 from serving_api.retrieval import hashes_of
+from serving_api.routes.bodies import TOO_LARGE
 from serving_api.routes.parts import Domain, parts_of, served_model
 from serving_api.schemas import NO_NUL, PreferencesAnswer, PreferencesIn, Problem
 
@@ -34,7 +35,7 @@ NO_REDIS: Final[dict[str, Any]] = {
 }
 
 
-@router.put(PATH, responses={404: NO_DOMAIN, 503: NO_REDIS})
+@router.put(PATH, responses={404: NO_DOMAIN, 413: {**TOO_LARGE}, 503: NO_REDIS})
 async def put_preferences(request: Request, user_id: UserIdPath, said: PreferencesIn) -> PreferencesAnswer:
     """Replace what the user has said they like in a domain.
 

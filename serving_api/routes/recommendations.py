@@ -18,7 +18,16 @@ from online_models.contracts.events import MAX_ID_LENGTH
 from online_models.contracts.ids import ModelName, UserId
 from online_models.errors import StoreError
 from serving_api.recommender import Answer, Ask
-from serving_api.routes.parts import Count, Domain, Parts, event_time_ms, parts_of, served_model, wanted_items
+from serving_api.routes.parts import (
+    Count,
+    Domain,
+    Parts,
+    event_time_ms,
+    parts_of,
+    served_model,
+    time_bounds,
+    wanted_items,
+)
 from serving_api.schemas import Problem, RecommendationAnswer
 from serving_api.sessions import PageToken
 
@@ -39,6 +48,14 @@ Token = Annotated[
     Query(
         description="The `page_token` of an answer, for the next k items of its list.",
         examples=["0a6b1c52-6df3-4a3e-9a3e-6a8a4d1f0f0e.10"],
+    ),
+]
+
+
+Age = Annotated[
+    float | None,
+    Query(
+        ge=0, le=200, description="The user's age in years: items of a higher `min_age` are left out.", examples=[12]
     ),
 ]
 
@@ -64,6 +81,7 @@ async def recommend(
     at: At = None,
     paged: Paged = False,
     page_token: Token = None,
+    age: Age = None,
 ) -> Response:
     """The k best items that the user has not met, each logged as an impression.
 
@@ -74,7 +92,7 @@ async def recommend(
     model = served_model(parts, domain)
     if "\x00" in user_id:
         raise HTTPException(422, "user_id: NUL is not allowed")
-    ask = Ask(model, UserId(user_id), wanted_items(parts, k), event_time_ms(parts, at))
+    ask = Ask(model, UserId(user_id), wanted_items(parts, k), event_time_ms(parts, at), age)
     if page_token is not None:
         answer = await _turned(parts, ask, page_token)
     elif paged:
@@ -136,7 +154,9 @@ def plain_ask(scope: Scope, parts: Parts) -> Ask | None:
     if query.at_ms is None:
         ts_ms = round(parts.clock().timestamp() * 1000)
     elif settings.allow_event_time:
-        ts_ms = query.at_ms
+        bounds, ts_ms = time_bounds(parts), query.at_ms
+        if not bounds.earliest_ms <= ts_ms <= bounds.latest_ms:
+            return None
     else:
         return None
     return Ask(ModelName(query.domain), UserId(user_id), k, ts_ms)

@@ -19,7 +19,7 @@ from online_models.history import ENTRY, SEEN, UserHistory
 from online_models.ports import EmbeddingUpdate, UserState, Vector, VersionUpdate
 from online_models.stores import redis as store
 from online_models.stores.redis import RedisEmbeddings
-from online_models.stores.redis_connection import Address
+from online_models.stores.redis_connection import Address, RedisConnection
 from online_models.stores.redis_reads import READS_PER_COMMAND, RedisUserReads
 from tests.own_redis import OwnRedis, running_redis
 from tests.samples import MOVIES
@@ -307,6 +307,33 @@ def test_a_redis_that_is_away_at_the_start_is_found_later(tmp_path: Path) -> Non
         run(server.url, work)
     finally:
         server.stop()
+
+
+def test_whatever_keeps_it_from_connecting_reads_resume_when_it_is_gone(own_redis: OwnRedis) -> None:
+    async def work(reads: RedisUserReads) -> None:
+        # a name with a label too long to be encoded is no OSError
+        reads._address = Address.of(f"redis://{'x' * 64}.invalid:6379")
+        for _ in range(2):
+            with pytest.raises(StoreUnavailable, match="UnicodeE"):
+                await reads.user(MOVIES, V1, USERS[0])
+        reads._address = Address.of(own_redis.url)
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline:
+            try:
+                assert is_of(await reads.user(MOVIES, V1, USERS[1]), 1)
+            except StoreUnavailable:
+                await asyncio.sleep(0.02)
+            else:
+                return
+        pytest.fail("reads did not resume")
+
+    run(own_redis.url, work)
+
+
+def test_a_command_on_a_connection_that_is_not_open_gets_an_os_error() -> None:
+    replies: list[object] = []
+    RedisConnection().send(("PING",), replies.append)
+    assert [type(reply) for reply in replies] == [ConnectionResetError]
 
 
 def test_a_reader_that_leaves_disturbs_no_other(own_redis: OwnRedis) -> None:

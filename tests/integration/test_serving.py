@@ -309,6 +309,11 @@ def test_event_time_is_taken_only_where_the_settings_allow_it(world: World, api:
         simulated.recommend("u1", "domain=movies&k=1&at=1767225600000")
         simulated.recommend("u1", "domain=movies&k=1&at=2026-01-01T00:00:00Z")
         assert simulated.get("/v1/recommendations/u1?domain=movies&at=soon").status_code == 422
+        ahead = round(simulated.parts.clock().timestamp() * 1000) + 600_000
+        for unbelieved in ("1", "-9", "1989-12-31T23:59:59Z", "9" * 15, "9" * 30, str(ahead)):
+            answer = simulated.get(f"/v1/recommendations/u1?domain=movies&at={unbelieved}")
+            assert answer.status_code == 422
+            assert "at: expected from 1990-01-01T00:00:00Z to 300 s from now" in answer.json()["detail"]
     assert [event.ts for event in logged_events(world.settings.home)] == [1767225600000] * 2
 
 

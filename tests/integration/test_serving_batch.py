@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import cast
 
@@ -122,3 +122,43 @@ def test_what_cannot_be_answered_is_refused(world: World, body: object, status: 
 
 def test_a_user_called_batch_is_a_user(api: Api) -> None:
     assert api.recommend("batch")["user_id"] == "batch"
+
+
+@pytest.mark.parametrize(
+    ("method", "path"), [("POST", PATH), ("PUT", "/v1/users/u1/preferences")], ids=["batch", "preferences"]
+)
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"domain":"movies","user_ids":["a"],"k":NaN,"items":[NaN]}',
+        b'{"domain":"movies","user_ids":["\\ud800"],"items":["\\ud800"]}',
+        b'{"domain":"movies","user_ids":["a"],"items":["a"],"\\ud800":1}',
+        b'{"domain":',
+        b"[NaN]",
+    ],
+)
+def test_a_body_that_json_cannot_echo_is_refused_as_any_other(api: Api, method: str, path: str, body: bytes) -> None:
+    response = api.run(_sent(api, method, path, body))
+    assert response.status_code == 422
+    faults = response.json()["detail"]
+    assert faults
+    assert all(set(fault) == {"loc", "msg", "type"} and fault["loc"][0] == "body" for fault in faults)
+
+
+@pytest.mark.parametrize(
+    ("method", "path"), [("POST", PATH), ("PUT", "/v1/users/u1/preferences")], ids=["batch", "preferences"]
+)
+@pytest.mark.parametrize("declared", [True, False])
+def test_a_body_over_the_limit_is_refused(api: Api, method: str, path: str, declared: bool) -> None:
+    async def chunks() -> AsyncIterator[bytes]:
+        for _ in range(17):
+            yield b" " * 2**16
+
+    response = api.run(_sent(api, method, path, b" " * (2**20 + 1) if declared else chunks()))
+    assert response.status_code == 413
+    assert response.json() == {"detail": "the body is larger than 1048576 bytes"}
+
+
+async def _sent(api: Api, method: str, path: str, body: bytes | AsyncIterator[bytes]) -> httpx.Response:
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(api.app), base_url="http://api") as client:
+        return await client.request(method, path, content=body, headers={"content-type": "application/json"})

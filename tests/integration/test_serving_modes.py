@@ -84,6 +84,16 @@ def test_lists_in_redis_are_what_a_request_would_have_been_answered(world: World
     assert 0 < world.client.ttl(keys.precomputed_list(MOVIES, world.version, "u1")) <= FAST.precomputed_seconds
 
 
+def test_a_torn_history_costs_its_user_the_list_and_nobody_else(world: World) -> None:
+    known(world, "u1", "u2")
+    world.client.set(keys.history(MOVIES, UserId("u1")), b"torn" * 10)
+    done = precompute(world)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.splitlines()[-1].startswith("2 users, 1 lists, 1 left out as torn in ")
+    assert world.client.get(keys.precomputed_list(MOVIES, world.version, "u1")) is None
+    assert world.client.get(keys.precomputed_list(MOVIES, world.version, "u2")) is not None
+
+
 def test_who_precomputes_is_no_reader_and_lists_go_with_their_version(world: World) -> None:
     known(world, "u1")
     assert precompute(world).returncode == 0

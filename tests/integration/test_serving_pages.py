@@ -5,11 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from online_models.contracts import keys
+from online_models.contracts.ids import UserId
 from online_models.stores.embedded import Endpoints
 from serving_api.settings import ServingSettings
 from tests.api_process import FAST, Api, eventually, item_ids, logged_events, started_api
 from tests.own_redis import running_redis
-from tests.served_world import World, served_world
+from tests.served_world import MOVIES, World, served_world
 
 FIRST = "/v1/recommendations/u1?domain=movies&k=4&paged=true"
 
@@ -96,6 +98,13 @@ def test_a_list_holds_as_many_items_as_the_settings_say(world: World) -> None:
 
 def test_an_ordinary_answer_has_no_token_and_keeps_nothing(world: World, api: Api) -> None:
     assert api.recommend("u1")["page_token"] is None
+    assert world.client.keys("*:session:*") == []
+
+
+def test_a_degraded_list_is_not_kept(world: World, api: Api) -> None:
+    world.client.set(keys.history(MOVIES, UserId("u1")), b"torn" * 10)
+    answer = page(api, FIRST)
+    assert (answer["page_token"], answer["degraded"], len(item_ids(answer))) == (None, True, 4)
     assert world.client.keys("*:session:*") == []
 
 

@@ -148,7 +148,7 @@ def test_a_job_becomes_a_registered_candidate_with_a_verified_artifact(workshop:
     assert {name: tensor.shape for name, tensor in load(files["factors.safetensors"]).items()} == {
         "item_factors": (100, 8),
         "user_factors": (60, 8),
-            "item_weights": (100,),
+        "item_weights": (100,),
         "item_gramian": (8, 8),
         "user_gramian": (8, 8),
         "item_axes": (10, 4),

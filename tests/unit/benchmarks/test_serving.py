@@ -76,9 +76,9 @@ def met(sizes: Mapping[int, Size]) -> dict[str, bool]:
 def test_targets_compare_with_the_empty_fastapi_handler_of_the_same_connections() -> None:
     cells = {("penstock", 1): DEAR, ("fastapi", 1): CHEAP, ("penstock", 32): CHEAP, ("fastapi", 32): CHEAP}
     assert met({10_000: Size(cells, Recall(0.5, 0.5), QUIET)}) == {
-        "10000 items, 1 connections: of an empty FastAPI's rate per core": False,
-        "10000 items, 1 connections: p99 ms": False,
-        "10000 items, 32 connections: of an empty FastAPI's rate per core": True,
+        "penstock, 10000 items, 1 connections: of an empty FastAPI's rate per core": False,
+        "penstock, 10000 items, 1 connections: p99 ms": False,
+        "penstock, 10000 items, 32 connections: of an empty FastAPI's rate per core": True,
         "10000 items, Redis paused for 5 s: errors": True,
         "10000 items, Redis paused for 5 s: degraded answers": True,
         "10000 items, Redis paused for 5 s: p99 ms": True,
@@ -87,11 +87,11 @@ def test_targets_compare_with_the_empty_fastapi_handler_of_the_same_connections(
 
 def test_targets_ask_for_recall_where_an_index_may_answer_and_for_no_error_in_a_pause() -> None:
     broken = Load(requests=9, seconds=1.0, p50_ms=1.0, p99_ms=300.0, max_ms=2_000.0, errors=1, degraded=0)
-    assert met({100_000: Size({}, Recall(0.94, 1.0), broken)}) == {
-        "100000 items: recall@10 of the index": False,
-        "100000 items, Redis paused for 5 s: errors": False,
-        "100000 items, Redis paused for 5 s: degraded answers": False,
-        "100000 items, Redis paused for 5 s: p99 ms": False,
+    assert met({200_000: Size({}, Recall(0.94, 1.0), broken)}) == {
+        "200000 items: recall@10 of the index": False,
+        "200000 items, Redis paused for 5 s: errors": False,
+        "200000 items, Redis paused for 5 s: degraded answers": False,
+        "200000 items, Redis paused for 5 s: p99 ms": False,
     }
 
 

@@ -10,7 +10,7 @@ from flows.grouping import fresh_rows, group_by_user, merged
 from online_models import history as histories
 from online_models.contracts.events import Event, EventType
 from online_models.contracts.ids import hash64
-from online_models.history import RECENT_EVENTS, UserHistory
+from online_models.history import UserHistory
 from tests.engagements import START_MS, engagement, entries_of, history_of, logs, strength_of
 from tests.samples import batch
 
@@ -73,15 +73,6 @@ def test_another_user_s_event_of_the_same_id_is_no_repeat() -> None:
     grouped = group_by_user(batch([mine, theirs]))
     found = fresh_rows(grouped, [history_of([theirs], user) for user in grouped.users])
     assert [grouped.users[int(user)] for user in grouped.owner()[found]] == ["u0"]
-
-
-def test_what_is_older_than_a_full_history_counts_as_a_repeat() -> None:
-    full = [engagement(n, START_MS + 10 * n, 0, n, EventType.CLICK) for n in range(RECENT_EVENTS)]
-    older, oldest, newer = (
-        engagement(1_000 + n, START_MS + ms, 0, 500 + n, EventType.CLICK) for n, ms in enumerate((-1, 0, 1))
-    )
-    assert fresh([older, oldest, newer], history_of(full, "u0")) == [oldest, newer]
-    assert fresh([older, oldest, newer], history_of(full[1:], "u0")) == [older, oldest, newer]
 
 
 def test_rows_of_each_user_and_their_owners_agree() -> None:

@@ -99,3 +99,25 @@ def test_no_events_have_no_contexts() -> None:
     for old in ([], [EMPTY]):
         found = contexts_of(old, np.empty(0, np.int64), np.empty(0, ENTRY))
         assert (len(found.entries), found.ptr.tolist(), len(found.until)) == (0, [0], 0)
+
+
+def test_an_event_older_than_all_of_a_full_history_joins_nothing_wherever_the_batch_is_cut() -> None:
+    def rows(*times: int) -> npt.NDArray[np.void]:
+        return np.array([(ts, ts, ts, 1.0) for ts in times], ENTRY)
+
+    full = merge(EMPTY, rows(*range(1_000, 1_000 + RECENT_EVENTS)), EMPTY.seen)
+    later, late = rows(*range(2_000, 2_050)), rows(1_025)
+    user = np.zeros(51, np.int64)
+    whole = contexts_of([full], user, np.concatenate([later, late]))
+    assert whole.joined.tolist() == [True] * 50 + [False]
+    after = merge(full, later, EMPTY.seen)
+    assert contexts_of([after], user[:1], late).joined.tolist() == [False]
+    assert contexts_of([full], user[:1], late).joined.tolist() == [True]
+    assert contexts_of([full], user[:1], rows(999)).joined.tolist() == [False]
+
+
+def test_contexts_of_some_events_are_theirs() -> None:
+    events = np.array([(5, 1, 70, 1.0), (6, 2, 71, 1.0), (9, 3, 72, 1.0)], ENTRY)
+    found = contexts_of([EMPTY], np.zeros(3, np.int64), events).taken(np.array([False, True, True]))
+    assert found.entries["item"].tolist() == [70, 70, 71]
+    assert (found.ptr.tolist(), found.until.tolist(), found.joined.tolist()) == ([0, 1, 3], [1, 3], [True, True])

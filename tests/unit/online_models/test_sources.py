@@ -141,7 +141,7 @@ def test_steps_keep_what_the_table_knows_of_the_last_items_of_each_context(seed:
     entries["item"] = [hash64(name) for name in names]
     table = ItemTable.of(ids(known))
     item, ts_ms = rng.integers(0, 15, events), rng.integers(0, 99, events)
-    steps = steps_of(item, ts_ms, Contexts(entries, ptr, ptr[1:]), table)
+    steps = steps_of(item, ts_ms, Contexts(entries, ptr, ptr[1:], np.ones(events, np.bool_)), table)
     assert steps.item.tolist() == item.tolist()
     assert steps.ts_ms.tolist() == ts_ms.tolist()
     for n in range(events):

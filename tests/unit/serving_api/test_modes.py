@@ -4,19 +4,28 @@ from datetime import timedelta
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from online_models.contracts.events import Item
 from online_models.contracts.preferences import PrecomputedList
 from online_models.errors import StoreError
-from serving_api.modes import PRECOMPUTED, Modes, ranking_of
+from serving_api.facts import Facts
+from serving_api.modes import PRECOMPUTED, Allowed, Modes, ranking_of
 from serving_api.reranking.explanations import Code
 from serving_api.retrieval import hashes_of
+from serving_api.rules import Exclude, When
 from serving_api.settings import Mode
 
 IDS = st.lists(st.sampled_from([f"i{n}" for n in range(12)]), unique=True)
 HOUR = timedelta(hours=1)
 HOUR_MS = 3_600_000
+CATALOGUE = {
+    f"i{n}": Item(f"i{n}", "movies", f"Title {n}", categories=["War" if n % 2 else "Crime"], min_age=n)
+    for n in range(12)
+}
+NO_WAR = Exclude(action="exclude", when=When(categories=("War",)))
+ANYTHING = Allowed(Facts.of(CATALOGUE, [], "movies"), None, 0)
 
 
 @pytest.mark.parametrize(
@@ -41,7 +50,9 @@ def test_a_list_gives_its_best_unseen_items_or_nothing(
     listed: list[str], seen: set[str], least: int, most: int
 ) -> None:
     scores = [None if item == "i3" else float(item[1:]) for item in listed]
-    found = ranking_of(msgspec.json.encode(PrecomputedList(5, listed, scores)), hashes_of(sorted(seen)), least, most)
+    found = ranking_of(
+        msgspec.json.encode(PrecomputedList(5, listed, scores)), hashes_of(sorted(seen)), least, most, ANYTHING
+    )
     unseen = [item for item in listed if item not in seen]
     if len(unseen) < least:
         assert found is None
@@ -60,4 +71,18 @@ def test_a_list_gives_its_best_unseen_items_or_nothing(
 )
 def test_a_torn_list_is_a_fault_of_the_store(raw: bytes) -> None:
     with pytest.raises(StoreError, match="a precomputed list"):
-        ranking_of(raw, hashes_of([]), 1, 1)
+        ranking_of(raw, hashes_of([]), 1, 1, ANYTHING)
+
+
+@settings(deadline=None)  # the first example may compile
+@given(IDS, st.booleans(), st.none() | st.integers(0, 12))
+def test_what_a_rule_excludes_or_the_age_bars_now_is_left_out_of_a_list(
+    listed: list[str], ruled: bool, age: int | None
+) -> None:
+    allowed = Allowed(Facts.of(CATALOGUE, [NO_WAR] if ruled else [], "movies"), age, 0)
+    raw = msgspec.json.encode(PrecomputedList(5, listed, [1.0] * len(listed)))
+    found = ranking_of(raw, hashes_of([]), 0, 20, allowed)
+    assert found is not None
+    assert [item.item_id for item in found.items] == [
+        item for item in listed if not (ruled and int(item[1:]) % 2) and (age is None or int(item[1:]) <= age)
+    ]

@@ -46,6 +46,14 @@ def test_an_item_that_was_never_shown_has_no_share_and_neither_has_any_before_th
     assert exposure.shares(hashes(5, 6), 1e9).tolist() == [0.0, 0.0]  # so long ago that it is no number any more
 
 
+def test_a_time_long_before_the_landmark_is_no_division_by_zero() -> None:
+    exposure = Exposure(HALF_LIFE)
+    exposure.add(hashes(5), 1e9)
+    exposure.add(hashes(6), 0.0)
+    assert exposure.shares(hashes(5, 6), -1e12).tolist() == pytest.approx([1.0, 0.0], abs=1e-8)
+    assert np.isfinite(exposure.total(0.0))
+
+
 def test_shares_are_not_told_of_too_few_impressions() -> None:
     exposure = Exposure(HALF_LIFE)
     exposure.add(hashes(5, 6, 6, 6), 0.0)
