@@ -95,7 +95,9 @@ class Demo:
     processes: Sequence[subprocess.Popen[bytes]]
     seconds: dict[str, float] = field(default_factory=dict)
 
-    async def until(self, client: httpx.AsyncClient, what: str, happened: Callable[[], bool]) -> None:
+    async def until(
+        self, client: httpx.AsyncClient, what: str, happened: Callable[[], bool], pause_seconds: float = 0.0
+    ) -> None:
         """Let people come and go until something has happened; its duration is kept under its name."""
         begun = time.monotonic()
         while not happened():
@@ -105,6 +107,7 @@ class Demo:
             if time.monotonic() - begun > PATIENCE_SECONDS:
                 raise TimeoutError(f"waited {PATIENCE_SECONDS:.0f} s for: {what}; see {self.home}/*.log")
             await self.traffic.step(client)
+            await asyncio.sleep(pause_seconds)
             for line in self.witness.news():
                 say(line)
         self.seconds[what] = round(time.monotonic() - begun, 2)
@@ -127,7 +130,8 @@ async def story(demo: Demo, endpoints: Endpoints) -> None:
     limits = httpx.Limits(max_connections=16, max_keepalive_connections=16)
     async with httpx.AsyncClient(timeout=30.0, limits=limits, trust_env=False) as client:
         say("The API is up. Nobody has trained anything yet: everybody is served what is popular.")
-        await demo.until(client, "first_versions", lambda: demo.witness.champions() == 2)
+        # A fresh machine compiles its kernels first: few people come meanwhile, or popularity wears out before there is a model.
+        await demo.until(client, "first_versions", lambda: demo.witness.champions() == 2, pause_seconds=0.5)
         say("Both domains have their first version.")
         await demo.visits(client, "settling", 800)
         await demo.visits(client, "before_shift", 1200)
@@ -150,8 +154,8 @@ async def story(demo: Demo, endpoints: Endpoints) -> None:
 
 async def _spoil(demo: Demo, client: httpx.AsyncClient, endpoints: Endpoints) -> None:
     stable = demo.witness.champion(MOVIES.name)
-    version = publish_spoiled(demo.home / "artifacts", endpoints.postgres_dsn, MOVIES.name, stable)
-    say(f"A spoiled candidate is published past the gate: {version}, the champion's items in random order.")
+    version = publish_spoiled(demo.home / "artifacts", endpoints, MOVIES.name, stable)
+    say(f"A spoiled candidate is published past the gate: {version}, it ranks the least likely items first.")
     demo.traffic.phase = "spoiled"
     await demo.ends(client, "spoiled_to_rollback", version, "rolled_back")
     say(f"Rolled back by itself; {demo.witness.champion(MOVIES.name)} goes on serving everybody.")
