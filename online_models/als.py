@@ -18,8 +18,6 @@ from online_models.conjugate_gradient import refine_users
 from online_models.contracts.events import TYPE_CODES, EventType
 from online_models.contracts.ids import hash64
 from online_models.history import ENTRY, UserHistory
-from online_models.item_updates import item_equations as item_equations
-from online_models.item_updates import solve_item as solve_item
 from online_models.normal_equations import solve_users
 from online_models.recency import Confidences, recent_confidences
 from online_models.ridge import Ridge, short, solve_short_users

@@ -323,19 +323,26 @@ def best_of(scores: F32, count: int) -> tuple[I64, F32]:
     for row in range(scores.size):
         if size and scores[row] > best[0]:
             best[0], rows[0] = scores[row], row
-            _sift(best, rows, size)
-    for last in range(size - 1, 0, -1):
-        best[0], best[last] = best[last], best[0]
-        rows[0], rows[last] = rows[last], rows[0]
-        _sift(best, rows, last)
-    held = 0
-    while held < size and best[held] > -np.inf:
-        held += 1
+            sift(best, rows, size)
+    held = unwound(best, rows)
     return rows[:held], best[:held]
 
 
 @njit(cache=True, nogil=True)
-def _sift(best: F32, rows: I64, size: int) -> None:
+def unwound(best: F32, rows: I64) -> int:
+    """Put a heap in order, best first, ties by row; how many of its entries are above -inf."""
+    for last in range(best.size - 1, 0, -1):
+        best[0], best[last] = best[last], best[0]
+        rows[0], rows[last] = rows[last], rows[0]
+        sift(best, rows, last)
+    held = 0
+    while held < best.size and best[held] > -np.inf:
+        held += 1
+    return held
+
+
+@njit(cache=True, nogil=True)
+def sift(best: F32, rows: I64, size: int) -> None:
     """Let the root of a heap sink whose root is the worst: the lowest score, of equal ones the latest row."""
     at = 0
     while True:

@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
+from online_models.evidence import sift, unwound
+
 F32 = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]
 
@@ -108,33 +110,6 @@ def best_dots(factors: F32, vector: F32, count: int) -> tuple[Rows, F32]:
             total += factors[row, column] * vector[column]
         if count and total > best[0]:  # of equal ones the earlier row stays
             best[0], rows[0] = total, row
-            sift_down(best, rows, count)
-    for last in range(count - 1, 0, -1):
-        best[0], best[last] = best[last], best[0]
-        rows[0], rows[last] = rows[last], rows[0]
-        sift_down(best, rows, last)
-    found = 0
-    while found < count and best[found] > -np.inf:
-        found += 1
+            sift(best, rows, count)
+    found = unwound(best, rows)
     return rows[:found], best[:found]
-
-
-@njit(cache=True, nogil=True)
-def sift_down(best: F32, rows: Rows, size: int) -> None:
-    """Restore the heap of the first `size` entries after its root was replaced: each worse than those below it."""
-    score, row, place = best[0], rows[0], 0
-    while 2 * place + 1 < size:
-        child = 2 * place + 1
-        if child + 1 < size and worse(best[child + 1], rows[child + 1], best[child], rows[child]):
-            child += 1
-        if not worse(best[child], rows[child], score, row):
-            break
-        best[place], rows[place] = best[child], rows[child]
-        place = child
-    best[place], rows[place] = score, row
-
-
-@njit(cache=True, nogil=True, inline="always")
-def worse(score: np.float32, row: np.int64, other_score: np.float32, other_row: np.int64) -> bool:
-    """Whether an entry ranks below another: a lower score, or the later of two equal ones."""
-    return bool(score < other_score or (score == other_score and row > other_row))

@@ -67,7 +67,7 @@ def connect(url: str) -> redis.Redis:
         When the server cannot be reached.
     """
     client = redis.Redis.from_url(url, retry=Retry(ExponentialWithJitterBackoff(cap=1.0, base=0.05), _RETRIES))
-    with _translated():
+    with translated():
         client.ping()
     return client
 
@@ -160,7 +160,7 @@ class RedisEmbeddings:
 
     def sources(self, model: ModelName) -> SourcesState:
         """What the sources have learned; read as one."""
-        with _translated(), self._client.pipeline(transaction=True) as pipe:
+        with translated(), self._client.pipeline(transaction=True) as pipe:
             pipe.get(keys.sources(model))
             pipe.get(keys.publication(model))
             pipe.hgetall(keys.sources_log(model))
@@ -174,7 +174,7 @@ class RedisEmbeddings:
         Returns the number of vectors written. Batches of one source are applied in order, by its only writer.
         """
         model = update.model
-        with _translated(), self._client.pipeline(transaction=True) as pipe:
+        with translated(), self._client.pipeline(transaction=True) as pipe:
             changed = update.histories.items()
             _mset(pipe, {keys.history(model, user): history.encode(known) for user, known in changed})
             for version in update.versions:
@@ -197,14 +197,14 @@ class RedisEmbeddings:
         prefix = keys.user_vector(model, version, "").removesuffix("u:")
         pattern = re.sub(r"([*?\[\]\\])", r"\\\1", prefix) + "*"
         deleted = 0
-        with _translated():
+        with translated():
             found = list(self._client.scan_iter(match=pattern, count=_KEYS_PER_COMMAND))
         for start in range(0, len(found), _KEYS_PER_COMMAND):
             deleted += _call(self._client, "UNLINK", *found[start : start + _KEYS_PER_COMMAND])
         return deleted
 
     def _hash(self, key: str) -> dict[ItemId, bytes]:
-        with _translated():
+        with translated():
             table: Mapping[bytes, bytes] = self._client.hgetall(key)  # type: ignore[assignment]
         return {ItemId(field.decode()): raw for field, raw in table.items()}
 
@@ -254,12 +254,12 @@ class RedisRoutes:
     def put_route(self, model: ModelName, route: Route) -> bool:
         """Replace the document if the epoch is larger (compare-and-set by Lua); False when it was not."""
         script = self._client.register_script(_route_script())
-        with _translated():
+        with translated():
             return bool(script(keys=[keys.route(model)], args=[route.epoch, msgspec.json.encode(route)]))
 
     def heartbeat(self, model: ModelName, reader_id: str, now: datetime) -> None:
         """A reader of the model says that it lives; readers silent for a day are forgotten. Idempotent."""
-        with _translated(), self._client.pipeline(transaction=False) as pipe:
+        with translated(), self._client.pipeline(transaction=False) as pipe:
             pipe.zadd(keys.readers(model), {reader_id: now.timestamp()})
             pipe.zremrangebyscore(keys.readers(model), "-inf", (now - FORGET_READER).timestamp())
             pipe.execute()
@@ -297,12 +297,13 @@ def _decoded(raw: bytes, kind: type[T], key: str) -> T:
 
 
 def _call(client: redis.Redis, *command: Any) -> Any:
-    with _translated():
+    with translated():
         return client.execute_command(*command)  # type: ignore[no-untyped-call]
 
 
 @contextmanager
-def _translated() -> Iterator[None]:
+def translated() -> Iterator[None]:
+    """The errors of redis-py inside become `StoreUnavailable` and `StoreError`."""
     try:
         yield
     except (redis.ConnectionError, redis.TimeoutError) as error:

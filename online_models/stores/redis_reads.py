@@ -8,8 +8,7 @@
 
 import asyncio
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from datetime import timedelta
 from functools import partial
 from itertools import chain
@@ -24,7 +23,7 @@ from online_models.contracts.ids import ItemId, ModelName, ModelVersion, UserId
 from online_models.contracts.preferences import NO_PREFERENCES, Preferences
 from online_models.errors import StoreError, StoreUnavailable
 from online_models.ports import Published, UserState
-from online_models.stores.redis import decode_vector
+from online_models.stores.redis import decode_vector, translated
 from online_models.stores.redis_connection import Address, RedisConnection, Reply
 
 log: Final = logging.getLogger(__name__)
@@ -252,12 +251,12 @@ class RedisStreamReads:
 
     def publication(self, model: ModelName) -> int:
         """Number of the last batch that is published; 0 before the first publication. Raises StoreUnavailable, StoreError."""
-        with _translated():
+        with translated():
             return int(cast(bytes | None, self._client.get(keys.publication(model))) or 0)
 
     def published(self, model: ModelName, versions: Sequence[ModelVersion]) -> Published:
         """The last publication, read as one. Raises StoreUnavailable, StoreError."""
-        with _translated(), self._client.pipeline(transaction=True) as pipe:
+        with translated(), self._client.pipeline(transaction=True) as pipe:
             pipe.get(keys.publication(model))
             pipe.get(keys.sources(model))
             for version in versions:
@@ -274,19 +273,9 @@ class RedisStreamReads:
 
     def popular(self, model: ModelName) -> list[ItemId]:
         """The most popular item ids, best first; empty when nothing is known. Raises StoreUnavailable, StoreError."""
-        with _translated():
+        with translated():
             raw = self._client.get(keys.popular_items(model))
         try:
             return [] if raw is None else msgspec.json.decode(raw, type=list[ItemId])
         except msgspec.DecodeError as error:
             raise StoreError(f"{keys.popular_items(model)}: {error}") from error
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    try:
-        yield
-    except (redis.ConnectionError, redis.TimeoutError) as error:
-        raise StoreUnavailable(f"Redis: {error}") from error
-    except redis.RedisError as error:
-        raise StoreError(f"Redis: {error}") from error

@@ -4,8 +4,7 @@ Rare beside the reads of requests, and so by the ordinary client, from threads; 
 """
 
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Final, cast
 
@@ -15,8 +14,9 @@ import redis
 from online_models.contracts import keys
 from online_models.contracts.ids import ModelName, ModelVersion, UserId
 from online_models.contracts.preferences import NO_PREFERENCES, PrecomputedList, Preferences
-from online_models.errors import StoreError, StoreUnavailable
+from online_models.errors import StoreError
 from online_models.ports import UserState
+from online_models.stores.redis import translated
 from online_models.stores.redis_reads import decode_preferences, decoded_state, state_keys
 
 log: Final = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ class RedisServing:
     def preferences(self, model: ModelName, user_id: UserId) -> Preferences:
         """What a user has said to like; `NO_PREFERENCES` when nothing. Raises StoreUnavailable, StoreError."""
         key = keys.preferences(model, user_id)
-        with _translated():
+        with translated():
             raw = cast(bytes | None, self._client.get(key))
         try:
             return NO_PREFERENCES if raw is None else decode_preferences(raw)
@@ -53,22 +53,22 @@ class RedisServing:
 
     def put_preferences(self, model: ModelName, user_id: UserId, preferences: Preferences) -> None:
         """Replace what a user has said. Idempotent. Raises StoreUnavailable, StoreError."""
-        with _translated():
+        with translated():
             self._client.set(keys.preferences(model, user_id), msgspec.json.encode(preferences), ex=PREFERENCES_TTL)
 
     def drop_preferences(self, model: ModelName, user_id: UserId) -> bool:
         """Forget it; whether there was anything. Idempotent. Raises StoreUnavailable, StoreError."""
-        with _translated():
+        with translated():
             return bool(self._client.delete(keys.preferences(model, user_id)))
 
     def session(self, model: ModelName, request_id: str) -> bytes | None:
         """The frozen list behind a request's pages; None when it has expired, or never was. Raises StoreError."""
-        with _translated():
+        with translated():
             return cast(bytes | None, self._client.get(keys.session(model, request_id)))
 
     def put_session(self, model: ModelName, request_id: str, raw: bytes, ttl: timedelta) -> None:
         """Keep a frozen list. Idempotent. Raises StoreUnavailable, StoreError."""
-        with _translated():
+        with translated():
             self._client.set(keys.session(model, request_id), raw, px=ttl)
 
     def states(self, model: ModelName, users: Sequence[tuple[UserId, ModelVersion]]) -> list[UserState | None]:
@@ -79,7 +79,7 @@ class RedisServing:
         wanted = [state_keys(model, version, user, lists=False) for user, version in users]
         if not wanted:
             return []
-        with _translated():
+        with translated():
             found = cast(list[bytes | None], self._client.mget([key for each in wanted for key in each]))
         width = len(wanted[0])
         values = [found[start : start + width] for start in range(0, len(found), width)]
@@ -89,7 +89,7 @@ class RedisServing:
         self, model: ModelName, lists: Sequence[tuple[UserId, ModelVersion, PrecomputedList]], ttl: timedelta
     ) -> None:
         """Replace users' precomputed lists. Idempotent. One round trip. Raises StoreUnavailable, StoreError."""
-        with _translated(), self._client.pipeline(transaction=False) as pipe:
+        with translated(), self._client.pipeline(transaction=False) as pipe:
             for user, version, listed in lists:
                 pipe.set(keys.precomputed_list(model, version, user), msgspec.json.encode(listed), px=ttl)
             pipe.execute()
@@ -101,13 +101,3 @@ def _whole(model: ModelName, user: UserId, values: list[bytes | None]) -> UserSt
     except StoreError as error:
         log.warning("user_state_torn model=%s error=%s", model, error)
         return None
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    try:
-        yield
-    except (redis.ConnectionError, redis.TimeoutError) as error:
-        raise StoreUnavailable(f"Redis: {error}") from error
-    except redis.RedisError as error:
-        raise StoreError(f"Redis: {error}") from error

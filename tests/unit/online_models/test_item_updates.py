@@ -6,8 +6,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from online_models.als import gramian, item_equations, solve_item
-from online_models.item_updates import UserBasis, moved_items, solve_items, trained_equations, with_events
+from online_models.als import gramian
+from online_models.item_updates import (
+    UserBasis,
+    item_equations,
+    moved_items,
+    solve_item,
+    solve_items,
+    trained_equations,
+    with_events,
+)
 from tests.oracles.least_squares import F32, F64, dense_fold_in, factors
 
 SEEDS = st.integers(0, 2**32 - 1)
