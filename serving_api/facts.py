@@ -9,8 +9,8 @@ import numpy.typing as npt
 
 from online_models.contracts.events import Item
 from online_models.contracts.ids import hash64
-from serving_api.reranking.candidates import F32, Bits, Candidates, Categories, Hashes
-from serving_api.reranking.matching import Rules, compiled
+from serving_api.reranking.candidates import F32, Bits, Candidates, Categories, Hashes, Mask
+from serving_api.reranking.matching import Rules, compiled, matches
 from serving_api.rules import Rule
 
 Rows = npt.NDArray[np.int64]
@@ -65,6 +65,11 @@ class Facts:
         return Candidates(
             hashes, scores, vectors, self.categories[rows], age_days, self.price[rows], self.min_age[rows]
         )
+
+    def barred(self, candidates: Candidates, age: float | None) -> Mask:
+        """Which items (n,) a rule excludes, or are for people older than `age` (None: everybody may see them)."""
+        excluded = matches(self.rules, candidates).excluded
+        return excluded if age is None else excluded | (candidates.min_age > age)
 
     def plain(self, ids: Sequence[str], now_ms: int) -> Candidates:
         """Items (n,) of which nothing but what the catalogue says is known."""

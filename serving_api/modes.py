@@ -6,7 +6,6 @@ from datetime import timedelta
 from typing import Final
 
 import msgspec
-import numpy as np
 
 from online_models.contracts.preferences import PrecomputedList
 from online_models.errors import StoreError
@@ -14,8 +13,6 @@ from serving_api.facts import Facts
 from serving_api.ranking import POPULAR, RankedItem, Ranking
 from serving_api.reranking.candidates import Hashes
 from serving_api.reranking.explanations import Code, Explanation
-from serving_api.reranking.filters import eligible
-from serving_api.reranking.matching import matches
 from serving_api.retrieval import RankedList
 from serving_api.settings import Mode
 
@@ -70,10 +67,8 @@ class Allowed:
         """Those of the items that neither a rule excludes nor the age bars, in their order."""
         if not ids or (not self.facts.rules and self.age is None):
             return list(ids)
-        items = self.facts.plain(ids, self.now_ms)
-        unseen, disliked = np.zeros(len(ids), np.bool_), np.empty(0, np.uint64)
-        kept = eligible(items, unseen, disliked, self.age) & ~matches(self.facts.rules, items).excluded
-        return [item for item, keep in zip(ids, kept.tolist(), strict=True) if keep]
+        barred = self.facts.barred(self.facts.plain(ids, self.now_ms), self.age)
+        return [item for item, out in zip(ids, barred.tolist(), strict=True) if not out]
 
 
 def ranking_of(raw: bytes, seen: Hashes, least: int, most: int, allowed: Allowed) -> Ranking | None:

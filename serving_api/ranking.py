@@ -171,8 +171,7 @@ def _bar(view: VersionView, age: float | None, now_ms: int) -> F32:
     n = len(view.vectors)
     nothing = np.zeros((n, 1), np.float32)
     items = view.facts.candidates(np.arange(n), view.sources.items.hashes, nothing[:, 0], nothing, now_ms)
-    excluded = matches(view.facts.rules, items).excluded | (age is not None and items.min_age > age)
-    return np.where(excluded, np.float32(-np.inf), np.float32(0))
+    return np.where(view.facts.barred(items, age), np.float32(-np.inf), np.float32(0))
 
 
 def known_of(view: VersionView, user_id: str, user: UserState) -> Known:

@@ -19,8 +19,6 @@ from online_models.evidence import SHRINKAGE, best_of
 from online_models.neighbours import Neighbours
 from serving_api.facts import Facts
 from serving_api.reranking.candidates import F32
-from serving_api.reranking.filters import eligible
-from serving_api.reranking.matching import matches
 from serving_api.retrieval import INDEXED, Rows, VersionView
 
 TOGETHER_SHARE: Final = np.float32(0.5)
@@ -135,11 +133,5 @@ def _together(companions: Neighbours, row: int, items: int) -> F32:
 
 def _allowed(found: list[Similar], facts: Facts, now_ms: int, stranger_age: float | None) -> list[Similar]:
     """Those that rules and age limits let everybody see."""
-    of_items = facts.of_rows([each.item_id for each in found])
-    n = len(found)
-    hashes = np.fromiter((hash64(each.item_id) for each in found), np.uint64, n)
-    scores = np.array([each.score for each in found], np.float32)
-    candidates = of_items.candidates(np.arange(n), hashes, scores, np.zeros((n, 1), np.float32), now_ms)
-    seen, disliked = np.zeros(n, np.bool_), np.zeros(0, np.uint64)
-    allowed = eligible(candidates, seen, disliked, stranger_age) & ~matches(facts.rules, candidates).excluded
-    return [each for each, may in zip(found, allowed.tolist(), strict=True) if may]
+    barred = facts.barred(facts.plain([each.item_id for each in found], now_ms), stranger_age)
+    return [each for each, out in zip(found, barred.tolist(), strict=True) if not out]
