@@ -54,11 +54,12 @@ class Popularity:
         known = slice(len(self._rows.order))
         score = np.log2(np.maximum(self._count[known], 1e-300)) + self._at_ms[known] / self._half_life_ms
         least = np.partition(score, -limit)[-limit] if len(score) > limit else -np.inf
-        leading = np.flatnonzero(score >= least).tolist()
-        return [
-            self._rows.order[row]
-            for row in sorted(leading, key=lambda row: (-score[row], self._rows.order[row]))[:limit]
-        ]
+        leading = np.flatnonzero(score >= least)
+        leading = leading[np.argsort(-score[leading], kind="stable")]
+        ids = [self._rows.order[row] for row in leading.tolist()]
+        for ties in equal_runs(score[leading]):
+            ids[ties] = sorted(ids[ties])
+        return ids[:limit]
 
     def _moved(
         self, counts: npt.NDArray[np.float64], from_ms: npt.NDArray[np.int64], to_ms: npt.NDArray[np.int64]
@@ -86,3 +87,15 @@ class _Rows(dict[ItemId, int]):
         self[item] = row = len(self.order)
         self.order.append(item)
         return row
+
+
+def equal_runs(values: npt.NDArray[np.float64]) -> list[slice]:
+    """Where neighbours among sorted values (n,) are equal.
+
+    >>> equal_runs(np.array([9.0, 7.0, 7.0, 7.0, 5.0]))
+    [slice(1, 4, None)]
+    """
+    ends = np.flatnonzero(np.r_[values[1:] != values[:-1], True]) + 1
+    starts = np.r_[0, ends[:-1]]
+    long = ends - starts > 1
+    return list(map(slice, starts[long].tolist(), ends[long].tolist()))

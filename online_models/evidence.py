@@ -48,6 +48,7 @@ _LOG2: Final = np.array(
 )
 _FOLLOWS: Final = len(QUERIES)
 _POPULARITY: Final = _FOLLOWS + 6
+_ASKED: Final = 1024
 
 
 class Scratch(NamedTuple):
@@ -189,7 +190,17 @@ def add_products(vectors: F32, query: F32, scores: F32) -> None:
         scores[item] += total
 
 
-@njit(cache=True, nogil=True)
+def products(vectors: F32, query: F32) -> F32:
+    """y_j . q (items,) of all vectors y_j (items, c), to the bit what `add_products` adds.
+
+    BLAS rounds otherwise, and on some CPUs sets the invalid-operation flag for finite input (as in numpy issue 24067).
+    """
+    scores = np.zeros(len(vectors), np.float32)
+    add_products(vectors, query, scores)
+    return scores
+
+
+@njit(cache=True, nogil=True, fastmath={"contract", "reassoc"})
 def features_of(rows: I64, vectors: F32, queries: F32, shares: F32, scratch: Scratch, features: F32) -> None:
     """Fill features (n, FEATURES) of items by their rows (n,); queries : (QUERIES, c)."""
     for source in range(3):
@@ -298,9 +309,9 @@ def strongest_neighbour(rows: I64, context: I64, followers: NeighbourArrays, com
     """For each of m items the place in the context (n,) of the item that leads to it most; -1 where none does."""
     found = np.full(rows.size, -1, np.int64)
     most = np.zeros(rows.size, np.float32)
-    asked = np.zeros(followers.start.size, np.int32)  # 1 + its place in rows, of each item that is asked for
+    asked = np.zeros(_ASKED, np.bool_)  # by a row's last bits: most entries are of no item that is asked for
     for m in range(rows.size):
-        asked[rows[m]] = m + 1
+        asked[rows[m] % _ASKED] = True
     n = context.size
     for place in range(max(0, n - ACCOMPANIED), n):
         a, later = context[place], n - 1 - place
@@ -309,9 +320,10 @@ def strongest_neighbour(rows: I64, context: I64, followers: NeighbourArrays, com
         for of, half_life in ((followers, FOLLOW_HALF_LIFE), (companions, TOGETHER_HALF_LIFE)):
             weight = np.float32(np.exp2(-later / half_life)) / (of.mass[a] + SHRINKAGE)
             for entry in range(of.start[a], of.start[a] + of.length[a]):
-                m = asked[of.item[entry]] - 1
-                if m >= 0 and weight * of.weight[entry] > most[m]:
-                    most[m], found[m] = weight * of.weight[entry], place
+                if asked[of.item[entry] % _ASKED]:
+                    for m in range(rows.size):
+                        if rows[m] == of.item[entry] and weight * of.weight[entry] > most[m]:
+                            most[m], found[m] = weight * of.weight[entry], place
     return found
 
 

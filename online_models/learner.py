@@ -28,11 +28,13 @@ from online_models.evidence import (
     Scratch,
     add_nearby,
     add_products,
+    best_of,
     clear,
     combined_query,
     features_of,
     gather,
     popularity_scores,
+    products,
     scratch_for,
 )
 from online_models.history import EMPTY, ENTRY, SEEN, UserHistory, merge_all
@@ -275,7 +277,8 @@ class VersionLearner:
         """
         shares = self.sources.popularity.shares(ts_ms)
         scores, scratch = self.scores(context, events, queries, shares, tower)
-        best = als.top_k(scores, CHOICES, excluded)
+        scores[excluded[excluded >= 0]] = -np.inf
+        best, _ = best_of(scores, CHOICES)
         place = np.full(len(taken), CHOICES)
         for n, row in enumerate(taken.tolist()):
             at = np.flatnonzero(best == row)
@@ -284,7 +287,7 @@ class VersionLearner:
         features_of(best, self.vectors, queries, shares, scratch, features)
         clear(scratch)
         if tower is not None and self.tower_vectors is not None:
-            features[:, _TOWER] = self.tower_vectors[best] @ tower
+            features[:, _TOWER] = products(self.tower_vectors[best], tower)
         self.blend.learn(events, features, place[place < CHOICES])
         return place
 
