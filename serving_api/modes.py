@@ -10,15 +10,13 @@ import msgspec
 from online_models.contracts.preferences import PrecomputedList
 from online_models.errors import StoreError
 from serving_api.facts import Facts
-from serving_api.ranking import POPULAR, RankedItem, Ranking
+from serving_api.ranking import RankedItem, Ranking
 from serving_api.reranking.candidates import Hashes
-from serving_api.reranking.explanations import Code, Explanation
+from serving_api.reranking.explanations import Code
 from serving_api.retrieval import RankedList
 from serving_api.settings import Mode
 
 PRECOMPUTED: Final = "precomputed"
-
-FOR_YOU: Final = Explanation(Code.FOR_YOU)
 
 decode: Final = msgspec.json.Decoder(PrecomputedList).decode
 
@@ -91,4 +89,4 @@ def ranking_of(raw: bytes, seen: Hashes, least: int, most: int, allowed: Allowed
 
 
 def _item(item: str, score: float | None) -> RankedItem:
-    return RankedItem(item, score, POPULAR if score is None else FOR_YOU)
+    return RankedItem(item, score, Code.POPULAR if score is None else Code.FOR_YOU)

@@ -6,19 +6,19 @@
 - A user of whom nothing is known gets what is popular, by the blend for users without history; so does everybody while no version
   is there.
 - Where rules and ages leave few of the candidates, others are taken among what they allow; a list that stays short is filled up
-  by popularity, within the same excludes, limits and ages.
+  by popularity, and then by whatever the catalogue and the version know, within the same excludes, limits and ages.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Final
 
+import msgspec
 import numpy as np
 
-from online_models.contracts.events import Item
 from online_models.contracts.ids import hash64
-from online_models.evidence import ACCOMPANIED, strongest_neighbour
+from online_models.evidence import ACCOMPANIED
 from online_models.history import EMPTY, ENTRY, SEEN, UserHistory
 from online_models.ports import UserState, Vector
 from serving_api.facts import Facts
@@ -26,7 +26,7 @@ from serving_api.model_cache import LoadedVersion
 from serving_api.preferring import as_if_met, liking_of
 from serving_api.reranking import lists
 from serving_api.reranking.candidates import F32, Candidates, Hashes
-from serving_api.reranking.explanations import Code, Evidence, Explanation, explain, strongest_item
+from serving_api.reranking.explanations import SOURCES, Code, strongest_sources
 from serving_api.reranking.exposure import Exposure
 from serving_api.reranking.filters import eligible
 from serving_api.reranking.lists import Chosen, Context, changes_nothing, rerank, unchanged
@@ -51,19 +51,20 @@ PLAIN_SHARE: Final = 3
 KNOWN_USER_EVENTS: Final = 20
 """A user of the artifact whose history is lost counts as one of so many events."""
 
-POPULAR: Final = Explanation(Code.POPULAR)
-_CODES: Final = (Code.BECAUSE_YOU_WATCHED, Code.OFTEN_TOGETHER, Code.POPULAR, Code.PREFERRED)
 _ALLOWED_AT_ONCE: Final = 64
 _NOTHING: Final[Hashes] = np.empty(0, np.uint64)
 
 
-@dataclass(frozen=True, slots=True)
-class RankedItem:
-    """One item of a list; `score` is None where popularity placed it."""
+class RankedItem(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One item of a list; `score` is None where popularity placed it.
+
+    because : the item of the user's history that the reason is about; propensity : how likely the item was to stand at its place
+    """
 
     item_id: str
     score: float | None = None
-    why: Explanation = POPULAR
+    reason: Code = Code.POPULAR
+    because: str | None = None
     propensity: float = 1.0
 
 
@@ -121,14 +122,14 @@ def rank(
     """
     seen: Hashes = user.history.seen["item"]
     if view is None:
-        return Ranking(POPULARITY, _filled([], popular, facts, seen, visit, config))
+        return Ranking(POPULARITY, _filled([], popular, facts, facts.catalogue, seen, visit, config))
     known = known_of(view, visit.user_id, user)
     # what the stream has published tells what is popular; before that its list does
     tells = known.source is not None or known.raised is not None or view.sources.popularity.newest_ms > 0
     items = _from_view(view, known, view.rows(seen), visit, config, exposure) if tells else []
     if len(items) < visit.k:
         popular = popular if popular.ids else RankedList.of(view.loaded.popular)
-        items = _filled(items, popular, facts, seen, visit, config)
+        items = _filled(items, popular, facts, chain(facts.catalogue, view.loaded.item_ids), seen, visit, config)
     return Ranking(known.source or POPULARITY, items)
 
 
@@ -224,64 +225,60 @@ def _shares(view: VersionView, ranked: Ranked, visit: Visit, config: Reranking, 
 
 def _told(view: VersionView, ranked: Ranked, chosen: Chosen, known: Known) -> list[RankedItem]:
     """The chosen items with the reasons for them."""
-    rows, recent, context = ranked.rows[chosen.places], known.recent, known.context
-    parts = _contributions(ranked, known.raised)
-    strongest = np.zeros((len(rows), parts.shape[1]), np.uint64)
-    if len(context):
-        weights = np.where(context >= 0, np.exp2(-np.arange(len(context))[::-1] / 10.0), 0.0).astype(np.float32)
-        alike = strongest_item(view.vectors[rows], view.vectors[np.maximum(context, 0)], weights)
-        near = strongest_neighbour(rows, context, view.sources.followers.arrays, view.sources.companions.arrays)
-        strongest[:, 0] = np.where(alike >= 0, recent[alike], 0)
-        strongest[:, 1] = np.where(near >= 0, recent[near], 0)
-    told = np.column_stack([parts[chosen.places], chosen.bonus])
-    strongest = np.column_stack([strongest, np.zeros(len(rows), np.uint64)])
-    why = explain(Evidence(told, [*_CODES[: parts.shape[1]], Code.NEW], strongest), chosen.pinned, chosen.explored)
-    ids = view.sources.items.ids
-    if view.placed:
-        why = [
-            _by_content(each) if ids[row] in view.placed else each for row, each in zip(rows.tolist(), why, strict=True)
-        ]
-    return [
-        RankedItem(ids[row], score if known.source else None, reason, propensity)
-        for row, score, reason, propensity in zip(
-            rows.tolist(), chosen.scores.tolist(), why, chosen.propensity.tolist(), strict=True
-        )
-    ]
+    parts, context, ids = _parts(ranked, known.raised), known.context, view.sources.items.ids
+    tables = view.sources.followers.arrays, view.sources.companions.arrays
+    source, about = strongest_sources(chosen.places, parts, chosen.bonus, ranked.rows, context, view.vectors, *tables)
+    codes = (*SOURCES[: parts.shape[1]], Code.NEW, Code.FOR_YOU)  # where nothing can be said, -1, the last
+    recent, items = context.tolist(), []
+    columns = (
+        ranked.rows[chosen.places],
+        chosen.scores,
+        source,
+        about,
+        chosen.pinned,
+        chosen.explored,
+        chosen.propensity,
+    )
+    for row, score, at, place, pinned, explored, propensity in zip(*(each.tolist() for each in columns), strict=True):
+        code, because = codes[at], ids[recent[place]] if place >= 0 else None
+        if pinned or explored:
+            code, because = Code.EXPLORE if explored else Code.FEATURED, None
+        elif code is Code.BECAUSE_YOU_WATCHED and ids[row] in view.placed:
+            code = Code.SIMILAR_CONTENT  # its vector comes from its content alone
+        items.append(RankedItem(ids[row], score if known.source else None, code, because, propensity))
+    return items
 
 
-def _by_content(why: Explanation) -> Explanation:
-    """The reason for an item that has its vector from its content alone."""
-    return Explanation(Code.SIMILAR_CONTENT, why.item) if why.code is Code.BECAUSE_YOU_WATCHED else why
-
-
-def _contributions(ranked: Ranked, raised: F32 | None) -> F32:
-    """By how much more than for an average candidate each source added, (m, 3), or (m, 4) with what was raised apart."""
-    parts = ranked.parts
-    if raised is not None:
-        preferred = raised[ranked.rows]
-        parts = np.column_stack([parts[:, :2], parts[:, 2] - preferred, preferred])
-    told: F32 = parts - parts.mean(axis=0)
-    return told
+def _parts(ranked: Ranked, raised: F32 | None) -> F32:
+    """What each of the `SOURCES` added to the scores, (m, 3), or (m, 4) with what was raised apart."""
+    if raised is None:
+        return ranked.parts
+    preferred = raised[ranked.rows]
+    return np.column_stack([ranked.parts[:, :2], ranked.parts[:, 2] - preferred, preferred])
 
 
 def _filled(
-    items: Sequence[RankedItem], popular: RankedList, facts: Facts, seen: Hashes, visit: Visit, config: Reranking
+    items: Sequence[RankedItem],
+    popular: RankedList,
+    facts: Facts,
+    others: Iterable[str],
+    seen: Hashes,
+    visit: Visit,
+    config: Reranking,
 ) -> list[RankedItem]:
-    """A list with what popularity puts behind it, up to k items."""
+    """A list with what popularity puts behind it, and other items behind that, up to k items."""
     placed = [each.item_id for each in items]
     age = _age_of(visit, config)
-    others = _by_popularity(popular, facts.catalogue, seen, placed)
+    filling = _by_popularity(popular, others, seen, placed)
     if facts.rules or age is not None:
-        others = _allowed(islice(others, MOST_FILLING), facts, placed, age, visit.ts_ms)
-    return [*items, *map(RankedItem, islice(others, visit.k - len(items)))]
+        filling = _allowed(islice(filling, MOST_FILLING), facts, placed, age, visit.ts_ms)
+    return [*items, *map(RankedItem, islice(filling, visit.k - len(items)))]
 
 
-def _by_popularity(
-    popular: RankedList, catalogue: Mapping[str, Item], seen: Hashes, placed: Sequence[str]
-) -> Iterator[str]:
-    """Unseen items that are not placed, each once: the popular ones, then the whole catalogue."""
+def _by_popularity(popular: RankedList, others: Iterable[str], seen: Hashes, placed: Sequence[str]) -> Iterator[str]:
+    """Unseen items that are not placed, each once: the popular ones, then the others."""
     given, known = set(placed), set(seen.tolist())
-    for item in chain(popular.unseen(seen), (item for item in catalogue if hash64(item) not in known)):
+    for item in chain(popular.unseen(seen), (item for item in others if hash64(item) not in known)):
         if item not in given:
             given.add(item)
             yield item

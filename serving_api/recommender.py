@@ -31,7 +31,7 @@ from serving_api.reader import ModelState, Reader
 from serving_api.reranking.exposure import Exposure
 from serving_api.retrieval import VersionView, hashes_of
 from serving_api.rules import Reranking
-from serving_api.sessions import Frozen, PageToken, Session, decoded, encode
+from serving_api.sessions import PageToken, Session, decoded, encode
 
 log: Final = logging.getLogger(__name__)
 
@@ -238,7 +238,7 @@ class Recommender:
             stage=route.stage if route else -1,
             weight_bp=route.weight_bp if route else 0,
             degraded=degraded,
-            items=_frozen(ranking.items, choice.served),
+            items=ranking.items,
         )
 
     def _listed(self, ask: Ask, state: ModelState, user: UserState, most: int) -> Ranking | None:
@@ -296,7 +296,7 @@ class Recommender:
             page_token=following,
         )
 
-    def _titled(self, state: ModelState, items: Sequence[Frozen], first: int) -> list[RecommendedItem]:
+    def _titled(self, state: ModelState, items: Sequence[RankedItem], first: int) -> list[RecommendedItem]:
         """The items as they are shown, of which `first` stand before them."""
         titled, untitled = [], False
         for place, each in enumerate(items, start=first + 1):
@@ -321,14 +321,6 @@ class Recommender:
 
 def _version(choice: Choice) -> ModelVersion | None:
     return choice.served.loaded.version if choice.served else None
-
-
-def _frozen(items: Sequence[RankedItem], served: VersionView | None) -> list[Frozen]:
-    about = [None] * len(items) if served is None else served.ids_of([item.why.item for item in items])
-    return [
-        Frozen(item.item_id, item.score, item.why.code, because, item.propensity)
-        for item, because in zip(items, about, strict=True)
-    ]
 
 
 def _shown(ask: Ask, session: Session, answer: Answer, first: int) -> Shown:

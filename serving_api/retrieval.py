@@ -80,13 +80,6 @@ class VersionView:
         """Row of each item hash (n,), -1 where unknown."""
         return self.sources.items.rows(hashes)
 
-    def ids_of(self, item_hashes: Sequence[int | None]) -> list[str | None]:
-        """The items behind hashes; None where one is unknown, or where there is none."""
-        known = [item_hash for item_hash in item_hashes if item_hash is not None]
-        rows = iter(self.rows(np.array(known, np.uint64)).tolist())
-        found = [-1 if item_hash is None else next(rows) for item_hash in item_hashes]
-        return [self.sources.items.ids[row] if row >= 0 else None for row in found]
-
     def best(
         self,
         context: Rows,
@@ -125,7 +118,7 @@ class VersionView:
             found = self.indexed[self.loaded.nearest.search(query, INDEXED)[0]]
             ranked = Ranked(*evidence.blend_some(found, popular, context, *how, excluded, count, self.scratch))
         if towers is not None and asked is not None:
-            _as_vectors(ranked, towers[ranked.rows] @ asked)
+            _as_vectors(ranked, evidence.products(towers[ranked.rows], asked))
         return ranked
 
     def query(self, vectors: F32, events: int) -> F32:

@@ -14,18 +14,9 @@ import msgspec
 from online_models.contracts.ids import UserId
 from online_models.errors import StoreError
 from serving_api.assignment import Variant
+from serving_api.ranking import RankedItem
 
 _TOKEN: Final = re.compile(r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\.([1-9][0-9]{0,4})", re.ASCII)
-
-
-class Frozen(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """One item of a list: its score and reason as in an answer, and how likely it was to stand at its place."""
-
-    item_id: str
-    score: float | None
-    reason: str
-    because: str | None
-    propensity: float
 
 
 class Session(msgspec.Struct, frozen=True, gc=False):
@@ -39,7 +30,7 @@ class Session(msgspec.Struct, frozen=True, gc=False):
     stage: int
     weight_bp: int
     degraded: bool
-    items: list[Frozen]
+    items: list[RankedItem]
 
 
 class PageToken(NamedTuple):

@@ -1,13 +1,14 @@
 """Why an item is in a list, in a word of a closed set that a page can turn into a sentence."""
 
 import enum
-from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import Final
 
 import numpy as np
-import numpy.typing as npt
+from numba import njit
 
-from serving_api.reranking.candidates import F32, Hashes, Places
+from online_models.evidence import strongest_neighbour
+from online_models.neighbours import NeighbourArrays
+from serving_api.reranking.candidates import F32, Places
 
 
 class Code(enum.StrEnum):
@@ -24,93 +25,80 @@ class Code(enum.StrEnum):
     PREFERRED = "preferred"  # it has a category that the user has said to like
 
 
-NEEDS_AN_ITEM: Final = frozenset({Code.BECAUSE_YOU_WATCHED, Code.OFTEN_TOGETHER})
-"""Codes that say nothing without the item of the history."""
+SOURCES: Final = (Code.BECAUSE_YOU_WATCHED, Code.OFTEN_TOGETHER, Code.POPULAR, Code.PREFERRED)
+"""What it means that a source added most: vectors, neighbours, popularity, and what a new user has said to like."""
+
+_VECTORS: Final = 0
+_NEIGHBOURS: Final = 1
+_HISTORY_HALF_LIFE: Final = 10.0
+"""In events: how much an earlier item of the history speaks for others."""
 
 
-class Explanation(NamedTuple):
-    """A code, and the hash of the item of the history that it is about, where there is one."""
+@njit(cache=True, nogil=True)
+def strongest_sources(
+    places: Places,
+    parts: F32,
+    bonus: F32,
+    rows: Places,
+    context: Places,
+    vectors: F32,
+    followers: NeighbourArrays,
+    companions: NeighbourArrays,
+) -> tuple[Places, Places]:
+    """What put items into a list, and which item of the history it is about.
 
-    code: Code
-    item: int | None = None
+    Each source counts by how much more it added than to an average one of the ranked items; of equal ones the first. Vectors and
+    neighbours say nothing without an item of the history that speaks for the item.
 
+    Parameters
+    ----------
+    places : (n,), of the items of the list among the ranked ones
+    parts : float32 (m, s), what each of the `SOURCES` added to the score of each ranked item; a NaN silences its source
+    bonus : float32 (n,), what re-ranking added to the items of the list
+    rows : (m,), of the ranked items in `vectors`, float32 (items, k), and among the neighbours
+    context : (h,), rows of the history's last items, oldest first; -1 for an unknown one
 
-class Evidence(NamedTuple):
-    """What put m items into a list.
-
-    contributions : (m, s), what each source added to an item's score, counted from what an average candidate gets; NaN is
-        nothing
-    codes : (s,), what it means when that source added most
-    strongest : uint64 (m, s), hash of the item of the history that speaks most for it to that source; 0 is none
+    Returns
+    -------
+    source : (n,), the column of parts, s for the bonus; -1 where nothing can be said
+    about : (n,), the place in the context; -1 where the source is about none
     """
-
-    contributions: npt.NDArray[np.floating]
-    codes: Sequence[Code]
-    strongest: Hashes
-
-
-def explain(evidence: Evidence, pinned: npt.NDArray[np.bool_], explored: npt.NDArray[np.bool_]) -> list[Explanation]:
-    """Why each of m items is in its list.
-
-    EXPLORE and FEATURED where chance or a rule put it there; else the code of the source that added most, of equal ones the
-    first; FOR_YOU where none added anything, or the code needs an item of the history and there is none.
-
-    Raises
-    ------
-    ValueError
-        When the evidence is not about m items and as many sources as codes.
-
-    >>> why = Evidence(np.array([[0.1, 2.0], [0.0, -1.0]]), [Code.POPULAR, Code.OFTEN_TOGETHER], np.full((2, 2), 7, np.uint64))
-    >>> for code, item in explain(why, np.zeros(2, np.bool_), np.zeros(2, np.bool_)):
-    ...     print(code, item)
-    often_together 7
-    for_you None
-    """
-    shape = (len(pinned), len(evidence.codes))
-    if evidence.contributions.shape != shape or evidence.strongest.shape != shape or len(explored) != len(pinned):
-        raise ValueError(
-            f"expected evidence of shape {shape}, got {evidence.contributions.shape}, {evidence.strongest.shape}"
-        )
-    told = zip(
-        evidence.contributions.tolist(), evidence.strongest.tolist(), pinned.tolist(), explored.tolist(), strict=True
-    )
-    return [
-        Explanation(Code.EXPLORE)
-        if drawn
-        else Explanation(Code.FEATURED)
-        if placed
-        else _of(added, evidence.codes, items)
-        for added, items, placed, drawn in told
-    ]
+    average = parts.sum(axis=0) / np.float32(len(parts))
+    source, about = np.full(places.size, -1), np.full(places.size, -1)
+    for n in range(places.size):
+        most = np.float32(0)
+        for column in range(average.size):
+            added = parts[places[n], column] - average[column]
+            if added > most:  # never true of NaN
+                most, source[n] = added, column
+        if bonus[n] > most:
+            source[n] = average.size
+        if source[n] == _VECTORS:
+            about[n] = strongest_item(rows[places[n]], context, vectors)
+    near = np.flatnonzero(source == _NEIGHBOURS)
+    about[near] = strongest_neighbour(rows[places[near]], context, followers, companions)
+    for n in range(places.size):
+        if about[n] < 0 and (source[n] == _VECTORS or source[n] == _NEIGHBOURS):
+            source[n] = -1
+    return source, about
 
 
-def strongest_item(factors: F32, history: F32, weights: F32) -> Places:
-    """For each of m items the place in the history (h,) that speaks most for it; -1 where nothing does.
+@njit(cache=True, nogil=True)
+def strongest_item(row: int, context: Places, vectors: F32) -> int:
+    """The place in the context (h,) of the item that speaks most for the one in a row; -1 where none does. As above.
 
     An item of the history speaks for another by what it adds to its score, weight_j (y_j . y_i), which leaves out that the user's
     whole history shapes how likeness counts: exact would be weight_j y_j W y_i with the user's own W of Hu, Koren and
     Volinsky (2008, section 5), one k x k inverse for every request.
-
-    Parameters
-    ----------
-    factors : y_i, float32 (m, k); history : y_j, float32 (h, k); weights : (h,), as the fold-in weighs them
-
-    >>> strongest_item(np.array([[1, 0], [-1, -1]], np.float32), np.eye(2, dtype=np.float32), np.ones(2, np.float32)).tolist()
-    [0, -1]
     """
-    if not len(history):
-        return np.full(len(factors), -1, np.int64)
-    spoken = (factors @ history.T) * weights  # (m, h)
-    best = spoken.argmax(axis=1)
-    return np.where(spoken[np.arange(len(factors)), best] > 0, best, -1)
-
-
-def _of(added: Sequence[float], codes: Sequence[Code], items: Sequence[int]) -> Explanation:
-    """From one item's contributions (s,) and items of the history (s,)."""
-    best, most = -1, 0.0
-    for source, contribution in enumerate(added):
-        if contribution > most:  # never true of NaN
-            best, most = source, contribution
-    if best < 0 or (codes[best] in NEEDS_AN_ITEM and not items[best]):
-        return Explanation(Code.FOR_YOU)
-    return Explanation(codes[best], items[best] or None)
+    best, most = -1, np.float32(0)
+    for place in range(context.size):
+        if context[place] < 0:
+            continue
+        total = np.float32(0)
+        for column in range(vectors.shape[1]):
+            total += vectors[context[place], column] * vectors[row, column]
+        total *= np.float32(np.exp2(-(context.size - 1 - place) / _HISTORY_HALF_LIFE))
+        if total > most:
+            best, most = place, total
+    return best

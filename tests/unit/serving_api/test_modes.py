@@ -63,7 +63,7 @@ def test_a_list_gives_its_best_unseen_items_or_nothing(
     for item in found.items:
         popular = item.item_id == "i3"
         assert item.score == (None if popular else float(item.item_id[1:]))
-        assert item.why.code == (Code.POPULAR if popular else Code.FOR_YOU)
+        assert item.reason == (Code.POPULAR if popular else Code.FOR_YOU)
 
 
 @pytest.mark.parametrize(

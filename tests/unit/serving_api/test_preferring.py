@@ -97,7 +97,7 @@ def test_what_has_happened_stands_after_what_was_said() -> None:
 
 def test_an_item_that_a_liked_category_brought_up_says_so() -> None:
     ranking = ranked(Preferences(categories=("War",)))
-    brought_up = {item.item_id for item in ranking.items if item.why.code is Code.PREFERRED}
+    brought_up = {item.item_id for item in ranking.items if item.reason is Code.PREFERRED}
     assert brought_up
     assert brought_up <= {item for row, item in enumerate(names(range(ITEMS))) if row % 3 == 1}
     assert ranking.source == "preferences"

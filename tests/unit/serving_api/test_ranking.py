@@ -19,7 +19,7 @@ from online_models.ports import UserState
 from online_models.sources import Sources, Steps
 from serving_api.index import ExactIndex
 from serving_api.ranking import KNOWN_USER_EVENTS, POOL, Ranking, Visit, known_of, rank, user_vectors, warm_up
-from serving_api.reranking.explanations import NEEDS_AN_ITEM, Code
+from serving_api.reranking.explanations import Code
 from serving_api.reranking.exposure import Exposure
 from serving_api.retrieval import RankedList, VersionView, hashes_of
 from serving_api.rules import Boost, Exclude, Limit, Pin, Reranking, Rule, When
@@ -127,9 +127,9 @@ def test_a_list_has_distinct_unseen_items_and_as_many_as_there_are(
     assert all(each.propensity == 1.0 for each in found.items)
     scores = [each.score for each in found.items if each.score is not None]
     assert scores == sorted(scores, reverse=True)
-    told = [each.why for each in found.items]
-    assert all((why.code in NEEDS_AN_ITEM) <= (why.item is not None) for why in told)
-    assert {why.item for why in told} - {None} <= set(known.recent["item"].tolist())
+    for each in found.items:
+        assert (each.because is not None) == (each.reason in {Code.BECAUSE_YOU_WATCHED, Code.OFTEN_TOGETHER})
+        assert each.because is None or hash64(each.because) in known.recent["item"]
 
 
 def test_what_the_stream_has_learned_of_a_user_comes_before_a_fold_in_before_the_factor() -> None:
@@ -154,7 +154,7 @@ def test_a_user_without_a_vector_is_ranked_by_the_neighbours_of_what_they_met() 
     found = asked(view, met("new"), 3)
     assert found.source == "neighbours"
     assert ids(found)[0] == "next"
-    assert (found.items[0].why.code, found.items[0].why.item) == (Code.OFTEN_TOGETHER, hash64("new"))
+    assert (found.items[0].reason, found.items[0].because) == (Code.OFTEN_TOGETHER, "new")
 
 
 def test_a_user_of_whom_nothing_is_known_gets_what_is_popular() -> None:
@@ -164,7 +164,7 @@ def test_a_user_of_whom_nothing_is_known_gets_what_is_popular() -> None:
         assert found.source == "popularity"
         assert ids(found) == ["item-7", "item-4", "item-9"]
         assert [(each.score, each.propensity) for each in found.items] == [(None, 1.0)] * 3
-        assert {each.why.code for each in found.items} <= {Code.POPULAR, Code.FOR_YOU}
+        assert {each.reason for each in found.items} <= {Code.POPULAR, Code.FOR_YOU}
     assert ids(asked(view, met("item-7"), 3))[0] != "item-7"
 
 
@@ -206,13 +206,20 @@ def test_what_the_stream_lists_fills_a_list_up_and_the_artifact_s_own_list_where
     assert ids(asked(view, met("item-0"), 4, popular=RankedList.of([])))[2:] == ["none"]
 
 
+def test_where_nothing_is_said_to_be_popular_a_stranger_gets_what_the_version_knows() -> None:
+    view = world(items=3)
+    view = replace(view, loaded=replace(view.loaded, popular=[]))
+    found = asked(view, NOBODY, 9, popular=RankedList.of([]))
+    assert (found.source, ids(found)) == ("popularity", ["none", "item-0", "item-1", "item-2"])
+
+
 def test_reasons_name_an_item_of_the_history_of_the_same_taste() -> None:
     view = world()
     found = asked(view, met("item-1", "item-0", "item-2"), 3)
     assert {row % 2 for row in rows_in(found)} == {0}
     for each in found.items:
-        assert each.why.code is Code.BECAUSE_YOU_WATCHED
-        assert each.why.item in {hash64("item-0"), hash64("item-2")}
+        assert each.reason is Code.BECAUSE_YOU_WATCHED
+        assert each.because in {"item-0", "item-2"}
 
 
 def test_what_the_towers_add_is_not_told_as_popularity() -> None:
@@ -221,7 +228,7 @@ def test_what_the_towers_add_is_not_told_as_popularity() -> None:
     weights[:, 2] = 5.0
     view = replace(view, weights=weights, bases=np.zeros_like(view.bases))
     found = asked(view, met("item-1", "item-0"), 3)
-    assert {each.why.code for each in found.items} <= {Code.BECAUSE_YOU_WATCHED, Code.FOR_YOU}
+    assert {each.reason for each in found.items} <= {Code.BECAUSE_YOU_WATCHED, Code.FOR_YOU}
 
 
 HORROR = When(categories=("Horror",))
@@ -278,7 +285,7 @@ def test_a_pin_puts_an_item_at_its_place_and_says_so() -> None:
     view = world(Pin(action="pin", rank=2, when=When(items=("item-5",))), catalogue=EVEN_HORROR)
     found = asked(view, LOVER, 4)
     assert ids(found)[1] == "item-5"
-    assert found.items[1].why.code is Code.FEATURED
+    assert found.items[1].reason is Code.FEATURED
     assert ids(found)[0] == ids(asked(world(), LOVER, 4))[0]
 
 
@@ -338,7 +345,7 @@ def test_chance_puts_an_item_in_the_last_place_and_says_how_likely_it_was() -> N
         assert [each.propensity for each in found.items[:4]] == [1.0] * 4
         last = found.items[4]
         drawn = last.item_id != ids(usual)[4]
-        assert drawn == (n < 200) == (last.why.code is Code.EXPLORE)
+        assert drawn == (n < 200) == (last.reason is Code.EXPLORE)
         assert last.propensity == pytest.approx(0.2 / left if drawn else 0.8)
         counts[last.item_id] = counts.get(last.item_id, 0) + 1
     assert len(counts) == left + 1
@@ -360,7 +367,7 @@ def test_what_a_new_user_says_to_like_is_a_source_until_five_events() -> None:
     likes_horror = Preferences(categories=("Horror",))
     found = asked(view, UserState(None, EMPTY, likes_horror), 5)
     assert {row % 2 for row in rows_in(found)} == {0}
-    assert {each.why.code for each in found.items} == {Code.PREFERRED}
+    assert {each.reason for each in found.items} == {Code.PREFERRED}
     odd = history_of([f"item-{row}" for row in (1, 3, 5, 7, 9)], NOW_MS)
     assert asked(view, UserState(None, odd, likes_horror), 3) == asked(view, UserState(None, odd), 3)
 

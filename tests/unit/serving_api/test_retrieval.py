@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from online_models.blend import BUCKETS, Blend, bucket_of
-from online_models.contracts.ids import hash64
 from online_models.evidence import FEATURES, QUERIES
 from online_models.neighbours import CAPACITY, add_pair
 from online_models.popularity import CLOCKS
@@ -202,12 +201,6 @@ def test_the_popular_of_a_bucket_are_its_best_by_popularity_alone() -> None:
         assert view.popular[bucket].tolist() == order.tolist()
         ranked = view.best(NONE, events, NOBODY, NONE, 5)
         assert ranked.rows.tolist() == order[:5].tolist()
-
-
-def test_the_ids_of_hashes_are_those_of_known_items() -> None:
-    view = drawn_view(np.random.default_rng(9))
-    assert view.ids_of([hash64("item-3"), None, hash64("?"), hash64("item-0")]) == ["item-3", None, None, "item-0"]
-    assert view.ids_of([]) == view.ids_of([None])[:0] == []
 
 
 def test_only_the_heaviest_neighbours_of_busy_items_are_served() -> None:

@@ -9,11 +9,14 @@ from hypothesis import strategies as st
 from online_models.contracts.ids import UserId
 from online_models.errors import StoreError
 from serving_api.assignment import Variant
-from serving_api.sessions import Frozen, PageToken, Session, decoded, encode
+from serving_api.ranking import RankedItem
+from serving_api.reranking.explanations import Code
+from serving_api.sessions import PageToken, Session, decoded, encode
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=12)
 ITEMS = st.lists(
-    st.builds(Frozen, TEXT, st.none() | st.floats(-9, 9), TEXT, st.none() | TEXT, st.floats(0, 1)), max_size=4
+    st.builds(RankedItem, TEXT, st.none() | st.floats(-9, 9), st.sampled_from(Code), st.none() | TEXT, st.floats(0, 1)),
+    max_size=4,
 )
 
 
@@ -32,7 +35,7 @@ def test_anything_else_is_no_token(text: str) -> None:
 
 
 @given(TEXT, ITEMS, st.sampled_from(Variant), st.none() | st.integers(0, 9))
-def test_a_list_is_kept_as_it_is(user: str, items: list[Frozen], variant: Variant, rollout: int | None) -> None:
+def test_a_list_is_kept_as_it_is(user: str, items: list[RankedItem], variant: Variant, rollout: int | None) -> None:
     session = Session(UserId(user), "v1", variant, "vector", rollout, 1, 500, False, items)
     assert decoded(encode(session)) == session
 

@@ -1,60 +1,94 @@
-"""An explanation names what added most, and never an item of the history that there is not."""
+"""A reason is the source that added most, and never about an item of the history that there is not."""
+
+from typing import NamedTuple
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving_api.reranking.explanations import NEEDS_AN_ITEM, Code, Evidence, Explanation, explain, strongest_item
+from online_models.neighbours import NeighbourArrays
+from online_models.sources import Sources, Steps
+from serving_api.reranking.candidates import F32
+from serving_api.reranking.explanations import SOURCES, Code, strongest_item, strongest_sources
 
-CODES = (Code.BECAUSE_YOU_WATCHED, Code.SIMILAR_CONTENT, Code.POPULAR)
+NONE = np.empty(0, np.int64)
+ONES = np.ones((4, 2), np.float32)
+LIKED = np.array([3, 2])
 
 
-def told(
-    contributions: list[float], items: tuple[int, int, int] = (0, 0, 0), pinned: bool = False, drawn: bool = False
-) -> Explanation:
-    evidence = Evidence(np.array([contributions]), CODES, np.array([items], np.uint64))
-    return explain(evidence, np.array([pinned]), np.array([drawn]))[0]
+class Told(NamedTuple):
+    code: Code
+    about: int
+
+
+def neighbours(*met: tuple[int, int]) -> tuple[NeighbourArrays, NeighbourArrays]:
+    """Followers and companions of four items, when each of the pairs has been met: an item, then the next."""
+    sources = Sources()
+    sources.rows_of([f"item-{row}" for row in range(len(ONES))])
+    items = np.array([of for of, _ in met], np.int64)
+    context = np.array([before for _, before in met], np.int32)
+    if met:
+        sources.learn(Steps(items, np.arange(len(met)), context, np.arange(len(met) + 1)))
+    return sources.followers.arrays, sources.companions.arrays
+
+
+def told(added: list[list[float]], bonus: float = 0.0, context: list[int] | None = None, vectors: F32 = ONES) -> Told:
+    """Of the first of ranked items 0, 1, ...; by default the history is of items 3 and 2, and item 0 comes after item 2."""
+    places, parts = np.array([0]), np.array(added, np.float32)
+    recent = LIKED if context is None else np.array(context, np.int64)
+    ranked = np.arange(len(added))
+    source, about = strongest_sources(
+        places, parts, np.array([bonus], np.float32), ranked, recent, vectors, *neighbours((0, 2))
+    )
+    return Told((*SOURCES[: parts.shape[1]], Code.NEW, Code.FOR_YOU)[source[0]], about[0])
 
 
 def test_the_source_that_added_most_explains() -> None:
-    assert told([0.5, 0.2, 0.4], (7, 8, 0)) == (Code.BECAUSE_YOU_WATCHED, 7)
-    assert told([0.5, 0.6, 0.4], (7, 8, 0)) == (Code.SIMILAR_CONTENT, 8)
-    assert told([0.5, 0.6, 0.4], (7, 0, 0)) == (Code.SIMILAR_CONTENT, None)
-    assert told([np.nan, -1.0, 0.1], (7, 8, 0)) == (Code.POPULAR, None)
-    assert told([0.5, 0.5, 0.5], (7, 8, 0)) == (Code.BECAUSE_YOU_WATCHED, 7)
+    nothing = [0.0, 0.0, 0.0]
+    assert told([[0.5, 0.2, 0.4], nothing]) == (Code.BECAUSE_YOU_WATCHED, 1)
+    assert told([[0.5, 0.6, 0.4], nothing]) == (Code.OFTEN_TOGETHER, 1)
+    assert told([[0.5, 0.6, 0.7], nothing]) == (Code.POPULAR, -1)
+    assert told([[0.5, 0.6, 0.7, 0.8], [*nothing, 0.0]]) == (Code.PREFERRED, -1)
+    assert told([[0.5, 0.6, 0.7], nothing], bonus=0.4) == (Code.NEW, -1)
+    assert told([[0.5, 0.5, 0.5], nothing]) == (Code.BECAUSE_YOU_WATCHED, 1)
+
+
+def test_it_counts_by_how_much_more_it_added_than_to_an_average_item() -> None:
+    assert told([[0.5, 0.0, 9.0], [0.0, 0.0, 9.0], [0.0, 0.0, 9.0]]) == (Code.BECAUSE_YOU_WATCHED, 1)
 
 
 def test_where_nothing_can_be_said_nothing_is_claimed() -> None:
-    assert told([0.0, -1.0, np.nan], (7, 8, 9)) == (Code.FOR_YOU, None)
-    assert told([0.5, 0.2, 0.1], (0, 8, 9)) == (Code.FOR_YOU, None)
+    assert told([[0.0, -1.0, np.nan], [0.0, 0.0, 0.0]]) == (Code.FOR_YOU, -1)
+    assert told([[1.0, 2.0, 3.0], [1.0, 2.0, 3.0]]) == (Code.FOR_YOU, -1)
+    # the history speaks against the item; no item of it leads there; there is none
+    assert told([[0.5, 0.2, 0.1], [0.0] * 3], vectors=np.diag([1, -1, -1, -1]).astype(np.float32)) == (Code.FOR_YOU, -1)
+    assert told([[0.2, 0.5, 0.1], [0.0] * 3], context=[3, 1]) == (Code.FOR_YOU, -1)
+    assert told([[0.5, 0.2, 0.1], [0.0] * 3], context=[]) == (Code.FOR_YOU, -1)
+    assert told([[0.5, 0.2, 0.1], [0.0] * 3], context=[-1, -1]) == (Code.FOR_YOU, -1)
 
 
-def test_chance_and_rules_are_named_before_any_source() -> None:
-    assert told([0.5, 0.2, 0.1], (7, 8, 9), pinned=True) == (Code.FEATURED, None)
-    assert told([0.5, 0.2, 0.1], (7, 8, 9), drawn=True) == (Code.EXPLORE, None)
-
-
-@given(st.lists(st.floats(allow_infinity=False), min_size=3, max_size=3), st.tuples(*[st.sampled_from([0, 5])] * 3))
-def test_a_code_about_an_item_of_the_history_always_has_one(
-    contributions: list[float], items: tuple[int, int, int]
+@given(
+    st.lists(st.lists(st.floats(width=32), min_size=3, max_size=3), min_size=1, max_size=4),
+    st.floats(width=32),
+    st.lists(st.integers(-1, 3), max_size=4),
+)
+def test_a_reason_about_an_item_of_the_history_always_has_one(
+    added: list[list[float]], bonus: float, context: list[int]
 ) -> None:
-    code, item = told(contributions, items)
-    assert item is not None or code not in NEEDS_AN_ITEM
-    assert item != 0
+    with np.errstate(all="ignore"):
+        code, about = told(added, bonus, context)
+    assert (about >= 0) == (code in {Code.BECAUSE_YOU_WATCHED, Code.OFTEN_TOGETHER})
+    assert about < 0 or context[about] >= 0
 
 
-def test_evidence_of_another_shape_is_refused() -> None:
-    evidence = Evidence(np.zeros((1, 2)), CODES, np.zeros((1, 3), np.uint64))
-    with pytest.raises(ValueError, match=r"shape \(1, 3\)"):
-        explain(evidence, np.zeros(1, np.bool_), np.zeros(1, np.bool_))
-
-
-@given(st.integers(0, 2**31), st.integers(0, 6), st.integers(0, 8))
-def test_the_strongest_item_of_the_history_adds_most_to_a_score(seed: int, m: int, h: int) -> None:
-    rng = np.random.default_rng(seed)
-    factors, history = (rng.integers(-3, 4, (rows, 3)).astype(np.float32) for rows in (m, h))
-    weights = rng.integers(1, 4, h).astype(np.float32)
-    for item, place in zip(factors, strongest_item(factors, history, weights).tolist(), strict=True):
-        adds = [float(weight * (of @ item)) for of, weight in zip(history, weights, strict=True)]
-        assert place == (adds.index(max(adds)) if adds and max(adds) > 0 else -1)
+@given(st.integers(0, 2**31), st.lists(st.integers(-1, 5), max_size=8))
+def test_the_strongest_item_of_the_history_adds_most_to_a_score(seed: int, context: list[int]) -> None:
+    vectors = np.random.default_rng(seed).integers(-3, 4, (6, 3)).astype(np.float32)
+    weights = 2.0 ** (-np.arange(len(context))[::-1] / 10)
+    for row in range(len(vectors)):
+        adds = [
+            float(weight * (vectors[of] @ vectors[row])) if of >= 0 else 0.0
+            for of, weight in zip(context, weights.tolist(), strict=True)
+        ]
+        place = strongest_item(row, np.array(context, np.int64), vectors)
+        assert place == (int(np.argmax(adds)) if adds and max(adds) > 0 else -1)
