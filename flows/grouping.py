@@ -78,7 +78,9 @@ def fresh_rows(grouped: Grouped, old: list[UserHistory]) -> npt.NDArray[np.bool_
     """
     events = grouped.entries["event"]
     fresh: npt.NDArray[np.bool_] = grouped.entries["strength"] > 0
-    anywhere = np.isin(events, np.concatenate([known.recent["event"] for known in old]))
+    known = np.sort(np.concatenate([history.recent["event"] for history in old]))
+    # np.isin takes five times as long to say the same
+    anywhere = np.searchsorted(known, events, "left") < np.searchsorted(known, events, "right")
     for user in np.unique(grouped.owner()[fresh & anywhere]).tolist():
         rows = grouped.rows(user)
         fresh[rows] &= histories.fresh(old[user], events[rows])
