@@ -306,9 +306,11 @@ def parts(rows: I64, scores: F32, base: F32, weights: F32, scratch: Scratch) -> 
 
 @njit(cache=True, nogil=True)
 def strongest_neighbour(rows: I64, context: I64, followers: NeighbourArrays, companions: NeighbourArrays) -> I64:
-    """For each of m items the place in the context (n,) of the item that leads to it most; -1 where none does."""
+    """For each of m distinct items the place in the context (n,) of the item that leads to it most; -1 where none does."""
     found = np.full(rows.size, -1, np.int64)
     most = np.zeros(rows.size, np.float32)
+    order = np.argsort(rows)
+    wanted = rows[order]
     asked = np.zeros(_ASKED, np.bool_)  # by a row's last bits: most entries are of no item that is asked for
     for m in range(rows.size):
         asked[rows[m] % _ASKED] = True
@@ -320,10 +322,11 @@ def strongest_neighbour(rows: I64, context: I64, followers: NeighbourArrays, com
         for of, half_life in ((followers, FOLLOW_HALF_LIFE), (companions, TOGETHER_HALF_LIFE)):
             weight = np.float32(np.exp2(-later / half_life)) / (of.mass[a] + SHRINKAGE)
             for entry in range(of.start[a], of.start[a] + of.length[a]):
-                if asked[of.item[entry] % _ASKED]:
-                    for m in range(rows.size):
-                        if rows[m] == of.item[entry] and weight * of.weight[entry] > most[m]:
-                            most[m], found[m] = weight * of.weight[entry], place
+                item, share = of.item[entry], weight * of.weight[entry]
+                if asked[item % _ASKED]:
+                    at = np.searchsorted(wanted, item)
+                    if at < wanted.size and wanted[at] == item and share > most[order[at]]:
+                        most[order[at]], found[order[at]] = share, place
     return found
 
 

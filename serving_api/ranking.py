@@ -56,14 +56,14 @@ _NOTHING: Final[Hashes] = np.empty(0, np.uint64)
 
 
 class RankedItem(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """One item of a list; `score` is None where popularity placed it.
+    """One item of a list; `score` is None where no model placed it; `reason` is one of `Code`, or what a later release calls one.
 
     because : the item of the user's history that the reason is about; propensity : how likely the item was to stand at its place
     """
 
     item_id: str
     score: float | None = None
-    reason: Code = Code.POPULAR
+    reason: str = Code.POPULAR
     because: str | None = None
     propensity: float = 1.0
 
@@ -92,14 +92,13 @@ class Known:
     """What a user is ranked by.
 
     source : what the vectors come from, None for nowhere; vectors : float32 (2, k); tower : float32 (t,) or None
-    recent : uint64 (n,), hashes of the items that count, oldest first; context : int64 (n,), their rows, -1 for an unknown one
+    context : int64 (n,), rows of the items that count, oldest first; -1 for an unknown one
     events : how long the history counts as; raised : float32 (items,), what is added to each item's score, or None
     """
 
     source: str | None
     vectors: F32
     tower: F32 | None
-    recent: Hashes
     context: Rows
     events: int
     raised: F32 | None
@@ -192,7 +191,7 @@ def known_of(view: VersionView, user_id: str, user: UserState) -> Known:
         # an item that somebody has said to like tells as much as one met
         source, events = source or "neighbours", max(events, 1)
     tower = view.loaded.fold_ins.tower_query(met.recent)
-    return Known(source, vectors, tower, recent, context, events, None if liking is None else liking.raised)
+    return Known(source, vectors, tower, context, events, None if liking is None else liking.raised)
 
 
 def user_vectors(loaded: LoadedVersion, user_id: str, user: UserState) -> tuple[str | None, F32]:
@@ -272,7 +271,14 @@ def _filled(
     filling = _by_popularity(popular, others, seen, placed)
     if facts.rules or age is not None:
         filling = _allowed(islice(filling, MOST_FILLING), facts, placed, age, visit.ts_ms)
-    return [*items, *map(RankedItem, islice(filling, visit.k - len(items)))]
+    listed = set(popular.ids)
+    return [
+        *items,
+        *(
+            RankedItem(item, reason=Code.POPULAR if item in listed else Code.FOR_YOU)
+            for item in islice(filling, visit.k - len(items))
+        ),
+    ]
 
 
 def _by_popularity(popular: RankedList, others: Iterable[str], seen: Hashes, placed: Sequence[str]) -> Iterator[str]:

@@ -83,9 +83,9 @@ def strongest_sources(
     return source, about
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, fastmath={"contract", "reassoc"})
 def strongest_item(row: int, context: Places, vectors: F32) -> int:
-    """The place in the context (h,) of the item that speaks most for the one in a row; -1 where none does. As above.
+    """The place in the context (h,) of the item that speaks most for the one in a row of the vectors; -1 where none does.
 
     An item of the history speaks for another by what it adds to its score, weight_j (y_j . y_i), which leaves out that the user's
     whole history shapes how likeness counts: exact would be weight_j y_j W y_i with the user's own W of Hu, Koren and

@@ -33,6 +33,7 @@ from online_models.evidence import (
 )
 from online_models.neighbours import CAPACITY, Neighbours, add_pair
 from online_models.popularity import CLOCKS, LEAST_SHARE
+from online_models.sources import Sources, Steps
 from tests.oracles.blending import feature_row, plain_features, plain_neighbours
 
 F32 = npt.NDArray[np.float32]
@@ -259,8 +260,9 @@ def test_the_best_of_some_are_the_best_of_all_among_found_popular_and_near_items
 @given(WORLDS)
 @settings(max_examples=40, deadline=None)
 def test_the_strongest_neighbour_is_the_recent_item_that_leads_to_an_item_most(world: World) -> None:
-    rows, context = np.arange(len(world.vectors)), world.context.tolist()
-    found = strongest_neighbour(rows, world.context, world.followers.arrays, world.companions.arrays)
+    rows, context = np.random.default_rng(3).permutation(len(world.vectors)), world.context.tolist()
+    strongest = strongest_neighbour(rows, world.context, world.followers.arrays, world.companions.arrays)
+    found = dict(zip(rows.tolist(), strongest.tolist(), strict=True))
     for row in rows.tolist():
         leads = dict[int, float]()
         for later, item in enumerate(reversed(context[-ACCOMPANIED:])):
@@ -274,3 +276,11 @@ def test_the_strongest_neighbour_is_the_recent_item_that_leads_to_an_item_most(w
             assert leads[found[row]] == pytest.approx(most, rel=1e-5)
         elif most == 0:
             assert found[row] == -1
+
+
+def test_a_neighbour_is_not_taken_for_one_whose_row_ends_in_the_same_bits() -> None:
+    sources = Sources()
+    sources.rows_of([f"item-{row}" for row in range(1_030)])
+    sources.learn(Steps(np.array([1_024]), np.array([1]), np.array([7], np.int32), np.array([0, 1])))
+    tables = sources.followers.arrays, sources.companions.arrays
+    assert strongest_neighbour(np.array([1_024, 0]), np.array([7]), *tables).tolist() == [0, -1]

@@ -211,6 +211,7 @@ def test_where_nothing_is_said_to_be_popular_a_stranger_gets_what_the_version_kn
     view = replace(view, loaded=replace(view.loaded, popular=[]))
     found = asked(view, NOBODY, 9, popular=RankedList.of([]))
     assert (found.source, ids(found)) == ("popularity", ["none", "item-0", "item-1", "item-2"])
+    assert {each.reason for each in found.items} == {Code.FOR_YOU}
 
 
 def test_reasons_name_an_item_of_the_history_of_the_same_taste() -> None:
@@ -220,6 +221,15 @@ def test_reasons_name_an_item_of_the_history_of_the_same_taste() -> None:
     for each in found.items:
         assert each.reason is Code.BECAUSE_YOU_WATCHED
         assert each.because in {"item-0", "item-2"}
+
+
+def test_an_item_that_is_placed_by_its_content_is_told_to_be_alike() -> None:
+    view = world()
+    usual = asked(view, LOVER, 3)
+    placed = replace(view, placed={ids(usual)[1]})
+    codes = [each.reason for each in asked(placed, LOVER, 3).items]
+    assert codes == [Code.BECAUSE_YOU_WATCHED, Code.SIMILAR_CONTENT, Code.BECAUSE_YOU_WATCHED]
+    assert [each.because for each in asked(placed, LOVER, 3).items] == [each.because for each in usual.items]
 
 
 def test_what_the_towers_add_is_not_told_as_popularity() -> None:
@@ -285,7 +295,7 @@ def test_a_pin_puts_an_item_at_its_place_and_says_so() -> None:
     view = world(Pin(action="pin", rank=2, when=When(items=("item-5",))), catalogue=EVEN_HORROR)
     found = asked(view, LOVER, 4)
     assert ids(found)[1] == "item-5"
-    assert found.items[1].reason is Code.FEATURED
+    assert (found.items[1].reason, found.items[1].because) == (Code.FEATURED, None)
     assert ids(found)[0] == ids(asked(world(), LOVER, 4))[0]
 
 
@@ -345,7 +355,7 @@ def test_chance_puts_an_item_in_the_last_place_and_says_how_likely_it_was() -> N
         assert [each.propensity for each in found.items[:4]] == [1.0] * 4
         last = found.items[4]
         drawn = last.item_id != ids(usual)[4]
-        assert drawn == (n < 200) == (last.reason is Code.EXPLORE)
+        assert drawn == (n < 200) == (last.reason is Code.EXPLORE) == (last.because is None)
         assert last.propensity == pytest.approx(0.2 / left if drawn else 0.8)
         counts[last.item_id] = counts.get(last.item_id, 0) + 1
     assert len(counts) == left + 1

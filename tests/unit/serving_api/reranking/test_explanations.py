@@ -6,6 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from online_models.evidence import strongest_neighbour
 from online_models.neighbours import NeighbourArrays
 from online_models.sources import Sources, Steps
 from serving_api.reranking.candidates import F32
@@ -21,14 +22,14 @@ class Told(NamedTuple):
     about: int
 
 
-def neighbours(*met: tuple[int, int]) -> tuple[NeighbourArrays, NeighbourArrays]:
-    """Followers and companions of four items, when each of the pairs has been met: an item, then the next."""
+def neighbours(*met: tuple[int, int], items: int = len(ONES)) -> tuple[NeighbourArrays, NeighbourArrays]:
+    """Followers and companions of so many items, when each of the pairs has been met: an item after another."""
     sources = Sources()
-    sources.rows_of([f"item-{row}" for row in range(len(ONES))])
-    items = np.array([of for of, _ in met], np.int64)
+    sources.rows_of([f"item-{row}" for row in range(items)])
+    taken = np.array([of for of, _ in met], np.int64)
     context = np.array([before for _, before in met], np.int32)
     if met:
-        sources.learn(Steps(items, np.arange(len(met)), context, np.arange(len(met) + 1)))
+        sources.learn(Steps(taken, np.arange(len(met)), context, np.arange(len(met) + 1)))
     return sources.followers.arrays, sources.companions.arrays
 
 
@@ -75,10 +76,28 @@ def test_where_nothing_can_be_said_nothing_is_claimed() -> None:
 def test_a_reason_about_an_item_of_the_history_always_has_one(
     added: list[list[float]], bonus: float, context: list[int]
 ) -> None:
-    with np.errstate(all="ignore"):
-        code, about = told(added, bonus, context)
+    code, about = told(added, bonus, context)
     assert (about >= 0) == (code in {Code.BECAUSE_YOU_WATCHED, Code.OFTEN_TOGETHER})
     assert about < 0 or context[about] >= 0
+
+
+@given(st.integers(0, 2**31), st.integers(1, 6), st.sampled_from([3, 4]), st.lists(st.integers(-1, 7), max_size=5))
+def test_each_item_of_a_list_has_the_reason_that_it_would_have_alone(
+    seed: int, m: int, columns: int, context: list[int]
+) -> None:
+    rng = np.random.default_rng(seed)
+    rows, places = rng.permutation(8)[:m], rng.permutation(m)[: rng.integers(1, m + 1)]
+    parts, bonus = rng.normal(size=(m, columns)).astype(np.float32), rng.normal(size=m).astype(np.float32)
+    vectors, recent = rng.normal(size=(8, 2)).astype(np.float32), np.array(context, np.int64)
+    tables = neighbours(*[(int(of), int(before)) for of, before in rng.integers(0, 8, (9, 2))], items=8)
+    source, about = strongest_sources(places, parts, bonus[places], rows, recent, vectors, *tables)
+    speaks = [strongest_item(row, recent, vectors) for row in rows.tolist()]
+    leads = strongest_neighbour(rows, recent, *tables).tolist()
+    for place, found, of in zip(places.tolist(), source.tolist(), about.tolist(), strict=True):
+        added = [*(parts[place] - parts.mean(axis=0)).tolist(), float(bonus[place])]
+        best = int(np.argmax(added)) if max(added) > 0 else -1
+        item = {0: speaks[place], 1: leads[place]}.get(best, -1)
+        assert (found, of) == ((-1, -1) if best in (0, 1) and item < 0 else (best, item))
 
 
 @given(st.integers(0, 2**31), st.lists(st.integers(-1, 5), max_size=8))
