@@ -21,6 +21,7 @@ from online_models.history import ENTRY, UserHistory
 from online_models.normal_equations import solve_users
 from online_models.recency import Confidences, recent_confidences
 from online_models.ridge import Ridge, short, solve_short_users
+from online_models.top_k import best_of
 
 F32 = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]
@@ -321,8 +322,6 @@ def top_k(scores: F32, k: int, excluded: Rows) -> Rows:
     """
     if k < 1:
         raise ValueError(f"expected k >= 1, got {k}")
-    left = np.where(np.isnan(scores), np.float32(-np.inf), scores)
+    left = np.array(scores, np.float32)
     left[excluded[excluded >= 0]] = -np.inf
-    least = np.partition(left, len(left) - k)[len(left) - k] if k < len(left) else -np.inf
-    candidates = np.flatnonzero((left >= least) & (left > -np.inf))
-    return candidates[np.argsort(-left[candidates], kind="stable")[:k]]
+    return best_of(left, k)[0]

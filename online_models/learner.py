@@ -28,7 +28,6 @@ from online_models.evidence import (
     Scratch,
     add_nearby,
     add_products,
-    best_of,
     clear,
     combined_query,
     features_of,
@@ -277,8 +276,7 @@ class VersionLearner:
         """
         shares = self.sources.popularity.shares(ts_ms)
         scores, scratch = self.scores(context, events, queries, shares, tower)
-        scores[excluded[excluded >= 0]] = -np.inf
-        best, _ = best_of(scores, CHOICES)
+        best = als.top_k(scores, CHOICES, excluded)
         place = np.full(len(taken), CHOICES)
         for n, row in enumerate(taken.tolist()):
             at = np.flatnonzero(best == row)

@@ -53,7 +53,7 @@ class Ask:
 
 
 class RecommendedItem(msgspec.Struct, frozen=True, gc=False):
-    """One item of an answer; `rank` counts from 1, `score` is null where popularity placed the item; `reason` is a code, about
+    """One item of an answer; `rank` counts from 1, `score` is null where no model placed the item; `reason` is a code, about
     the item `because` of the user's history where there is one."""
 
     item_id: str

@@ -21,6 +21,7 @@ from online_models.contracts.ids import hash64
 from online_models.evidence import QUERIES, Scratch, combined_query, scratch_for
 from online_models.ports import Vector
 from online_models.sources import Sources
+from online_models.top_k import best_of
 from serving_api.facts import Facts
 from serving_api.model_cache import LoadedVersion
 
@@ -105,7 +106,7 @@ class VersionView:
         base, popular = self.bases[bucket], self.popular[bucket]
         if raised is not None:
             base = base + raised
-            popular = popular if self.loaded.nearest is None else np.append(popular, evidence.best_of(base, POPULAR)[0])
+            popular = popular if self.loaded.nearest is None else np.append(popular, best_of(base, POPULAR)[0])
         towers, asked = self.tower_vectors, None
         if tower is not None and towers is not None:
             base, asked = base.copy(), self.weights[bucket][_TOWER] * tower
@@ -193,7 +194,7 @@ def _view(
         vectors=vectors,
         weights=weights,
         bases=bases,
-        popular=[np.concatenate([evidence.best_of(base, POPULAR)[0], unindexed]) for base in bases],
+        popular=[np.concatenate([best_of(base, POPULAR)[0], unindexed]) for base in bases],
         indexed=indexed,
         scratch=scratch_for(len(sources.items)),
         tower_vectors=towers,

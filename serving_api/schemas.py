@@ -25,7 +25,7 @@ class RecommendedItem(BaseModel):
     item_id: str
     title: str = Field(description="From the catalogue; the item's id while the catalogue does not know it.")
     categories: list[str]
-    score: float | None = Field(description="Predicted preference; null where popularity placed the item.")
+    score: float | None = Field(description="Predicted preference; null where no model placed the item.")
     rank: int = Field(ge=1)
     reason: Code = Field(description="Why it is shown.")
     because: str | None = Field(

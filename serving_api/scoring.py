@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from online_models.evidence import sift, unwound
+from online_models.top_k import sift, unwound
 
 F32 = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]

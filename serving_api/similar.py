@@ -15,8 +15,9 @@ import numpy as np
 from online_models.content import ContentIndex
 from online_models.contracts.events import Item
 from online_models.contracts.ids import hash64
-from online_models.evidence import SHRINKAGE, best_of
+from online_models.evidence import SHRINKAGE
 from online_models.neighbours import Neighbours
+from online_models.top_k import best_of
 from serving_api.facts import Facts
 from serving_api.reranking.candidates import F32
 from serving_api.retrieval import INDEXED, Rows, VersionView

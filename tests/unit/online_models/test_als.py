@@ -277,6 +277,7 @@ def test_a_repeated_item_is_refused() -> None:
     st.integers(1, 12),
     st.sets(st.integers(-1, 29)),
 )
+@settings(deadline=None)
 def test_the_best_rows_come_best_first_with_ties_by_row_number(scores: list[float], k: int, excluded: set[int]) -> None:
     left_out = {row for row in excluded if row < len(scores)}
     usable = [

@@ -19,7 +19,6 @@ from online_models.evidence import (
     Scratch,
     add_nearby,
     add_products,
-    best_of,
     blend_all,
     blend_some,
     clear,
@@ -189,18 +188,6 @@ def test_logarithms_are_right_to_a_millionth_from_nothing_to_the_largest_float()
     assert log2_plus(found)[0] == 0
     largest = np.full(1, np.finfo(np.float32).max, np.float32)
     assert np.isfinite(log2_plus(largest)).all()
-
-
-VALUES = st.lists(st.sampled_from([-np.inf, np.nan, -1.0, 0.0, 0.5, 2.0, np.inf]), max_size=25)
-
-
-@given(VALUES, st.integers(0, 12))
-@settings(max_examples=200, deadline=None)
-def test_the_best_come_first_with_ties_by_row_and_never_one_at_minus_infinity(values: list[float], count: int) -> None:
-    usable = sorted((-value, row) for row, value in enumerate(values) if value > -np.inf)[:count]
-    rows, scores = best_of(np.array(values, np.float32), count)
-    assert rows.tolist() == [row for _, row in usable]
-    assert scores.tolist() == [-value for value, _ in usable]
 
 
 def base_of(world: World, barred: I64) -> F32:

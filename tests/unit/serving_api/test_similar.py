@@ -58,7 +58,7 @@ def expected(view: VersionView, row: int) -> dict[str, Expected]:
     return found
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(SEEDS, st.integers(0, ITEMS - 1), st.booleans())
 def test_items_are_scored_as_the_definition_says(seed: int, row: int, indexed: bool) -> None:
     view = drawn_view(seed, indexed=indexed)
@@ -78,6 +78,7 @@ def test_items_are_scored_as_the_definition_says(seed: int, row: int, indexed: b
 
 
 @given(SEEDS, st.integers(1, 5))
+@settings(deadline=None)
 def test_fewer_items_are_the_first_of_more(seed: int, k: int) -> None:
     view = drawn_view(seed, indexed=False)
     shelf = Shelf(view, {}, None, facts_of([]))

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from online_models.evidence import strongest_neighbour
@@ -73,6 +73,7 @@ def test_where_nothing_can_be_said_nothing_is_claimed() -> None:
     st.floats(width=32),
     st.lists(st.integers(-1, 3), max_size=4),
 )
+@settings(deadline=None)
 def test_a_reason_about_an_item_of_the_history_always_has_one(
     added: list[list[float]], bonus: float, context: list[int]
 ) -> None:
@@ -82,6 +83,7 @@ def test_a_reason_about_an_item_of_the_history_always_has_one(
 
 
 @given(st.integers(0, 2**31), st.integers(1, 6), st.sampled_from([3, 4]), st.lists(st.integers(-1, 7), max_size=5))
+@settings(deadline=None)
 def test_each_item_of_a_list_has_the_reason_that_it_would_have_alone(
     seed: int, m: int, columns: int, context: list[int]
 ) -> None:
@@ -101,6 +103,7 @@ def test_each_item_of_a_list_has_the_reason_that_it_would_have_alone(
 
 
 @given(st.integers(0, 2**31), st.lists(st.integers(-1, 5), max_size=8))
+@settings(deadline=None)
 def test_the_strongest_item_of_the_history_adds_most_to_a_score(seed: int, context: list[int]) -> None:
     vectors = np.random.default_rng(seed).integers(-3, 4, (6, 3)).astype(np.float32)
     weights = 2.0 ** (-np.arange(len(context))[::-1] / 10)
