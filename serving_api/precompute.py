@@ -39,7 +39,7 @@ SCHEMA: Final = pa.schema(
         ("version", pa.string()),
     ]
 )
-"""Of a Parquet file of lists: one row for each item, rank from 1; score is null where popularity placed the item."""
+"""Of a Parquet file of lists: one row for each item, rank from 1; score is null where no model placed the item."""
 
 Listed = tuple[UserId, ModelVersion, PrecomputedList]
 

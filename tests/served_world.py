@@ -10,9 +10,8 @@ import redis
 
 from online_models.blend import Blend
 from online_models.contracts.events import Item
-from online_models.contracts.ids import ModelName, ModelVersion, UserId, hash64
+from online_models.contracts.ids import ModelName, ModelVersion, UserId
 from online_models.contracts.rollouts import Route
-from online_models.history import EMPTY, ENTRY, SEEN, UserHistory, merge
 from online_models.ports import EmbeddingUpdate, VersionUpdate
 from online_models.settings import StoreSettings
 from online_models.sources import Sources, Steps
@@ -25,6 +24,7 @@ from online_models.stores.postgres_registry import PostgresRegistry
 from online_models.stores.redis import RedisEmbeddings, RedisRoutes
 from tests.api_process import store_settings
 from tests.artifacts import SmallModel, publish, small_model
+from tests.serving_views import history_of
 
 MOVIES = ModelName("movies")
 MADE = small_model(1)
@@ -85,14 +85,6 @@ class World:
                 sources=sources.encode(),
             )
         )
-
-
-def history_of(met: Sequence[str], newest_ms: int) -> UserHistory:
-    recent = np.zeros(len(met), ENTRY)
-    recent["ts_ms"] = newest_ms - np.arange(len(met))[::-1]
-    recent["event"] = recent["item"] = [hash64(item) for item in met]
-    recent["strength"] = 1.0
-    return merge(EMPTY, recent, recent[["ts_ms", "item"]].astype(SEEN))
 
 
 @contextmanager

@@ -6,19 +6,24 @@ import numpy as np
 import numpy.typing as npt
 
 from online_models import als
+from online_models.blend import BUCKETS, Blend
 from online_models.contracts.events import Item
 from online_models.contracts.ids import ModelVersion, hash64
+from online_models.evidence import FEATURES
 from online_models.history import EMPTY, ENTRY, SEEN, UserHistory, merge
 from online_models.learner import FoldIns, Trained, VersionLearner
 from online_models.ports import Published
 from serving_api.facts import Facts
-from serving_api.index import Index
+from serving_api.index import ExactIndex, Index
 from serving_api.model_cache import LoadedVersion
+from serving_api.retrieval import VersionView, views_of
 from serving_api.rules import Rule
 from serving_api.views import Views
+from tests.drawn_learner import drawn_learner, drawn_trained
 from tests.samples import MOVIES, manifest
 
 F32 = npt.NDArray[np.float32]
+F64 = npt.NDArray[np.float64]
 
 V1, V2 = ModelVersion("v1"), ModelVersion("v2")
 
@@ -83,3 +88,21 @@ def history_of(items: Sequence[str], last_ms: int = 1_000, strength: float = 1.0
     recent["event"], recent["item"] = np.arange(1, len(items) + 1), [hash64(item) for item in items]
     recent["strength"] = strength
     return merge(EMPTY, recent[recent["strength"] > 0], recent[["ts_ms", "item"]].astype(SEEN))
+
+
+def blend_of(weights: F64) -> Blend:
+    """One that believes the same of everybody."""
+    begin = Blend.begin()
+    return Blend(np.tile(weights, (len(BUCKETS), 1)), begin.curvature, begin.steps, begin.tried)
+
+
+def drawn_view(
+    rng: np.random.Generator, *, tower: bool = False, indexed: bool = False, blend: Blend | None = None
+) -> VersionView:
+    """After some events, with a drawn blend unless one is given; of the last item of the sources nothing is known."""
+    learner = drawn_learner(rng, tower=tower)
+    trained = drawn_trained(rng, tower=tower)
+    loaded = loaded_of(trained, nearest=ExactIndex(trained.factors) if indexed else None)
+    moved = dict(zip(learner.sources.items.ids[:-1], learner.vectors, strict=False))
+    blend = blend or blend_of(rng.normal(size=len(FEATURES)))
+    return views_of([loaded], learner.sources, [blend], [moved], facts_of([]))[0]

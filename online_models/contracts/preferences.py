@@ -24,7 +24,7 @@ NO_PREFERENCES = Preferences()
 class PrecomputedList(msgspec.Struct, frozen=True):
     """A user's best items by one version, best first, as of `ts_ms` (epoch milliseconds).
 
-    scores : of the ranking; null where popularity placed the item
+    scores : of the ranking; null where no model placed the item
     """
 
     ts_ms: int

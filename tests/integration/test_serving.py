@@ -12,9 +12,8 @@ from safetensors.numpy import load
 
 from online_models.contracts import keys
 from online_models.contracts.events import EventType, Item
-from online_models.contracts.ids import ItemId, ModelName, ModelVersion, UserId, hash64
+from online_models.contracts.ids import ItemId, ModelName, ModelVersion, UserId
 from online_models.contracts.rollouts import Route
-from online_models.history import EMPTY, ENTRY, SEEN, UserHistory, merge
 from online_models.learner import FoldIns, MovedItem, encode_item_vectors, trained_of
 from online_models.ports import EmbeddingUpdate, VersionUpdate
 from online_models.settings import StoreSettings
@@ -31,6 +30,7 @@ from serving_api.scoring import dot_rows
 from serving_api.settings import ServingSettings
 from tests.api_process import FAST, Api, eventually, item_ids, logged_events, started_api, store_settings
 from tests.artifacts import FACTORS, SmallModel, publish, small_model
+from tests.serving_views import history_of
 
 MOVIES = ModelName("movies")
 MADE = small_model(1)
@@ -71,7 +71,7 @@ class World:
                 run_id="run",
                 source="log",
                 position=self.batches,
-                histories={UserId(user): history_of(met, strength)},
+                histories={UserId(user): history_of(met, strength=strength)},
                 versions=[
                     VersionUpdate(
                         self.version,
@@ -88,15 +88,6 @@ class World:
         )
 
 
-def history_of(met: list[str], strength: float = 1.0) -> UserHistory:
-    recent = np.zeros(len(met), ENTRY)
-    recent["ts_ms"] = np.arange(1, len(met) + 1)
-    recent["event"] = recent["item"] = [hash64(item) for item in met]
-    recent["strength"] = strength
-    seen = recent[["ts_ms", "item"]].astype(SEEN)
-    return merge(EMPTY, recent[recent["strength"] > 0], seen)
-
-
 @pytest.fixture
 def world(fresh_stores: Endpoints, tmp_path: Path) -> Iterator[World]:
     client = redis_store.connect(fresh_stores.redis_url)
@@ -109,12 +100,6 @@ def world(fresh_stores: Endpoints, tmp_path: Path) -> Iterator[World]:
         routes = RedisRoutes(client)
         routes.put_route(MOVIES, Route(epoch=1, stable=version))
         yield World(settings, version, RedisEmbeddings(client), routes, registry, artifacts, interactions)
-
-
-@pytest.fixture
-def api(world: World) -> Iterator[Api]:
-    with started_api(world.settings) as api:
-        yield api
 
 
 def folded(*met: str) -> np.ndarray:

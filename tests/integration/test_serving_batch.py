@@ -2,31 +2,18 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import cast
 
 import httpx
 import pytest
 
-from online_models.stores.embedded import Endpoints
 from serving_api.recommender import READ_TOGETHER
 from tests.api_process import FAST, Api, logged_events, started_api
-from tests.served_world import World, served_world
+from tests.served_world import World
 
 PATH = "/v1/recommendations/batch"
-
-
-@pytest.fixture
-def world(fresh_stores: Endpoints, tmp_path: Path) -> Iterator[World]:
-    with served_world(fresh_stores, tmp_path) as world:
-        yield world
-
-
-@pytest.fixture
-def api(world: World) -> Iterator[Api]:
-    with started_api(world.settings) as api:
-        yield api
 
 
 def answers(response: httpx.Response) -> list[dict[str, object]]:

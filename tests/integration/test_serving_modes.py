@@ -4,7 +4,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
@@ -16,22 +15,15 @@ from online_models.contracts import keys
 from online_models.contracts.ids import ModelVersion, UserId
 from online_models.contracts.preferences import PrecomputedList
 from online_models.contracts.rollouts import FULL_WEIGHT_BP, Route
-from online_models.stores.embedded import Endpoints
 from online_models.stores.redis import RedisEmbeddings, RedisRoutes
 from online_models.stores.redis_serving import RedisServing
 from serving_api.precompute import BATCH_USERS
 from serving_api.settings import Mode
 from tests.api_process import FAST, item_ids, logged_events, started_api
 from tests.samples import batch, event
-from tests.served_world import MOVIES, World, served_world
+from tests.served_world import MOVIES, World
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture
-def world(fresh_stores: Endpoints, tmp_path: Path) -> Iterator[World]:
-    with served_world(fresh_stores, tmp_path) as world:
-        yield world
 
 
 def known(world: World, *users: str) -> None:

@@ -1,6 +1,5 @@
 """Pages of one list: no item twice, nothing moved, whoever answers and whatever is learned meanwhile."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,18 +13,6 @@ from tests.own_redis import running_redis
 from tests.served_world import MOVIES, World, served_world
 
 FIRST = "/v1/recommendations/u1?domain=movies&k=4&paged=true"
-
-
-@pytest.fixture
-def world(fresh_stores: Endpoints, tmp_path: Path) -> Iterator[World]:
-    with served_world(fresh_stores, tmp_path) as world:
-        yield world
-
-
-@pytest.fixture
-def api(world: World) -> Iterator[Api]:
-    with started_api(world.settings) as api:
-        yield api
 
 
 def page(api: Api, path: str) -> dict[str, object]:

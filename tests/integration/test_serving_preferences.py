@@ -1,6 +1,5 @@
 """What new users say they like: kept, told back, and in the very next answer; gone by their fifth event."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,18 +13,6 @@ from tests.served_world import MADE, MOVIES, World, served_world
 
 PATH = "/v1/users/new/preferences"
 OF_MOVIES = PATH + "?domain=movies"
-
-
-@pytest.fixture
-def world(fresh_stores: Endpoints, tmp_path: Path) -> Iterator[World]:
-    with served_world(fresh_stores, tmp_path) as world:
-        yield world
-
-
-@pytest.fixture
-def api(world: World) -> Iterator[Api]:
-    with started_api(world.settings) as api:
-        yield api
 
 
 def say(api: Api, **said: object) -> None:

@@ -1,28 +1,13 @@
 """Items like an item: over HTTP, on a real version, its stream and its catalogue."""
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import cast
 
 import pytest
 
 from online_models.contracts.events import Item
-from online_models.stores.embedded import Endpoints
 from serving_api.rules import Exclude, When
 from tests.api_process import FAST, Api, eventually, started_api
-from tests.served_world import COLD, MADE, MOVIES, World, served_world
-
-
-@pytest.fixture
-def world(fresh_stores: Endpoints, tmp_path: Path) -> Iterator[World]:
-    with served_world(fresh_stores, tmp_path) as world:
-        yield world
-
-
-@pytest.fixture
-def api(world: World) -> Iterator[Api]:
-    with started_api(world.settings) as api:
-        yield api
+from tests.served_world import COLD, MADE, MOVIES, World
 
 
 def similar(api: Api, item: str, query: str = "domain=movies") -> list[dict[str, object]]:

@@ -27,7 +27,7 @@ from serving_api.retrieval import (
 )
 from tests.drawn_learner import ITEMS, Asked, K, drawn_asked, drawn_learner, drawn_trained, names
 from tests.oracles.blending import feature_row, plain_features, plain_neighbours
-from tests.serving_views import V1, V2, facts_of, loaded_of
+from tests.serving_views import V1, V2, blend_of, drawn_view, facts_of, loaded_of
 
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
@@ -35,24 +35,6 @@ F64 = npt.NDArray[np.float64]
 SEEDS = st.integers(0, 2**32 - 1)
 NOBODY = np.zeros((2, K), np.float32)
 NONE = np.empty(0, np.int64)
-
-
-def blend_of(weights: F64) -> Blend:
-    """One that believes the same of everybody."""
-    begin = Blend.begin()
-    return Blend(np.tile(weights, (len(BUCKETS), 1)), begin.curvature, begin.steps, begin.tried)
-
-
-def drawn_view(
-    rng: np.random.Generator, *, tower: bool = False, indexed: bool = False, blend: Blend | None = None
-) -> VersionView:
-    """After some events; of the last item of the sources nothing is known."""
-    learner = drawn_learner(rng, tower=tower)
-    trained = drawn_trained(rng, tower=tower)
-    loaded = loaded_of(trained, nearest=ExactIndex(trained.factors) if indexed else None)
-    moved = dict(zip(learner.sources.items.ids[:-1], learner.vectors, strict=False))
-    blend = blend or blend_of(rng.normal(size=len(FEATURES)))
-    return views_of([loaded], learner.sources, [blend], [moved], facts_of([]))[0]
 
 
 def naive(view: VersionView, asked: Asked) -> dict[int, tuple[float, float, float]]:

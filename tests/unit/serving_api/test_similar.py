@@ -10,11 +10,10 @@ from hypothesis import strategies as st
 
 from online_models.blend import Blend
 from online_models.contracts.events import Item
-from serving_api.index import ExactIndex
-from serving_api.retrieval import VersionView, views_of
+from serving_api.retrieval import VersionView
 from serving_api.similar import Likeness, Shelf, by_people, similar
-from tests.drawn_learner import ITEMS, drawn_learner, drawn_trained, names
-from tests.serving_views import facts_of, loaded_of, views_over
+from tests.drawn_learner import ITEMS, names
+from tests.serving_views import drawn_view, facts_of, views_over
 
 SEEDS = st.integers(0, 2**32 - 1)
 CATALOGUE = [
@@ -27,14 +26,6 @@ CATALOGUE = [
 class Expected(NamedTuple):
     score: float
     reason: Likeness
-
-
-def drawn_view(seed: int, *, indexed: bool) -> VersionView:
-    rng = np.random.default_rng(seed)
-    learner, trained = drawn_learner(rng), drawn_trained(rng)
-    loaded = loaded_of(trained, nearest=ExactIndex(trained.factors) if indexed else None)
-    moved = dict(zip(learner.sources.items.ids[:-1], learner.vectors, strict=False))
-    return views_of([loaded], learner.sources, [Blend.begin()], [moved], facts_of([]))[0]
 
 
 def expected(view: VersionView, row: int) -> dict[str, Expected]:
@@ -61,7 +52,7 @@ def expected(view: VersionView, row: int) -> dict[str, Expected]:
 @settings(max_examples=50, deadline=None)
 @given(SEEDS, st.integers(0, ITEMS - 1), st.booleans())
 def test_items_are_scored_as_the_definition_says(seed: int, row: int, indexed: bool) -> None:
-    view = drawn_view(seed, indexed=indexed)
+    view = drawn_view(np.random.default_rng(seed), indexed=indexed, blend=Blend.begin())
     found, wanted = by_people(view, row, 100), expected(view, row)
     if indexed:  # the index knows the trained items; companions come beside them
         trained, beside = set(names(range(ITEMS))), set(view.sources.companions.of(row)[0])
@@ -80,7 +71,7 @@ def test_items_are_scored_as_the_definition_says(seed: int, row: int, indexed: b
 @given(SEEDS, st.integers(1, 5))
 @settings(deadline=None)
 def test_fewer_items_are_the_first_of_more(seed: int, k: int) -> None:
-    view = drawn_view(seed, indexed=False)
+    view = drawn_view(np.random.default_rng(seed), blend=Blend.begin())
     shelf = Shelf(view, {}, None, facts_of([]))
     more, fewer = (similar(shelf, "item-1", count, 0, None) for count in (20, k))
     assert more is not None
