@@ -50,7 +50,7 @@ from flows.tally import Tally
 from flows.triggers import TriggerPolicy
 from flows.vowpal_wabbit import VwMapping
 from flows.windows import close_windows
-from online_models import history, learner
+from online_models import learner
 from online_models.contracts.artifacts import FeatureSketch
 from online_models.contracts.events import TimeBounds, timestamp_ms
 from online_models.contracts.features import DEFAULT_FEATURES, spec_hash
@@ -192,8 +192,6 @@ def warm_up(settings: FlowSettings) -> None:
     Adwin().update(np.zeros(1))
     if settings.embeddings:
         learner.warm_up()
-        first = np.zeros(1, np.int64)
-        history.merge_all([history.EMPTY], np.zeros(1, history.ENTRY), first, np.zeros(1, history.SEEN), first)
 
 
 @contextmanager

@@ -34,11 +34,10 @@ class Grouped:
         """Which user each row (n,) belongs to."""
         return np.repeat(np.arange(len(self.users)), np.diff(self.starts))
 
-    def in_order(self, rows: npt.NDArray[np.bool_]) -> list[int]:
+    def in_order(self, rows: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
         """The marked rows (n,) in the order of the batch."""
         marked = np.flatnonzero(rows)
-        ordered: list[int] = marked[np.argsort(self.place[marked])].tolist()
-        return ordered
+        return marked[np.argsort(self.place[marked])]
 
 
 def group_by_user(batch: EventBatch) -> Grouped:

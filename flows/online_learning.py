@@ -82,7 +82,7 @@ class OnlineLearner:
         grouped = group_by_user(batch)
         old = self._store.histories(self.model, grouped.users)
         new = dict(zip(grouped.users, merged(grouped, old), strict=True))
-        rows = np.array(grouped.in_order(fresh_rows(grouped, old)), np.int64)
+        rows = grouped.in_order(fresh_rows(grouped, old))
         contexts = contexts_of(old, grouped.owner()[rows], grouped.entries[rows])
         rows, contexts = rows[contexts.joined], contexts.taken(contexts.joined)
         learners = self._live_learners()

@@ -16,8 +16,8 @@ import numpy.typing as npt
 
 from online_models.conjugate_gradient import refine_users
 from online_models.contracts.events import TYPE_CODES, EventType
-from online_models.contracts.ids import hash64
-from online_models.history import ENTRY, UserHistory
+from online_models.contracts.ids import hashes_of
+from online_models.history import UserHistory, concatenated
 from online_models.normal_equations import solve_users
 from online_models.recency import Confidences, recent_confidences
 from online_models.ridge import Ridge, short, solve_short_users
@@ -108,7 +108,7 @@ class ItemIndex:
     """Row numbers of items by the 64-bit hash of their id.
 
     >>> index = ItemIndex.of(["a", "b"])
-    >>> index.rows(np.array([hash64("b"), hash64("?"), hash64("a")], np.uint64)).tolist()
+    >>> index.rows(hashes_of(["b", "?", "a"])).tolist()
     [1, -1, 0]
     """
 
@@ -124,7 +124,7 @@ class ItemIndex:
     @classmethod
     def of(cls, item_ids: Sequence[str]) -> Self:
         """From item ids in row order. Raises ValueError when one is repeated."""
-        return cls(np.fromiter(map(hash64, item_ids), np.uint64, len(item_ids)))
+        return cls(hashes_of(item_ids))
 
     def __len__(self) -> int:
         return len(self._hashes)
@@ -260,8 +260,7 @@ def confidences(histories: Sequence[UserHistory], index: ItemIndex, how: FoldIn)
     not know; the weighted strengths of an item's events add up.
     """
     many = np.array([len(history.recent) for history in histories], np.int64)
-    # np.concatenate compares the fields of every pair of arrays: twenty times the cost
-    recent = np.frombuffer(b"".join([history.recent.tobytes() for history in histories]), ENTRY)
+    recent = concatenated([history.recent for history in histories])
     rows = index.rows(recent["item"])
     ts_ms, strength = np.ascontiguousarray(recent["ts_ms"]), np.ascontiguousarray(recent["strength"])
     return Confidences(

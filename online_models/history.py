@@ -131,6 +131,14 @@ def _latest(rows: npt.NDArray[np.void], identity: str, limit: int) -> npt.NDArra
     return rows[keep[-limit:]]
 
 
+def concatenated(rows: Sequence[npt.NDArray[np.void]], dtype: npt.DTypeLike = ENTRY) -> npt.NDArray[np.void]:
+    """Structured rows of many users, one user after the other; read-only.
+
+    As bytes, for np.concatenate compares the fields of every pair of arrays: ten times the cost.
+    """
+    return np.frombuffer(b"".join([each.tobytes() for each in rows]), dtype)
+
+
 def _latest_of_each(
     known: Sequence[npt.NDArray[np.void]],
     rows: npt.NDArray[np.void],
@@ -141,8 +149,7 @@ def _latest_of_each(
     """`_latest` of each user's known rows and new ones; known rows are what it once returned."""
     rows = rows[order := np.lexsort((rows[identity], rows["ts_ms"], owner))]
     starts = np.searchsorted(owner[order], np.arange(len(known) + 1))
-    # np.concatenate compares the fields of every pair of arrays: most of the time of a batch
-    old = np.frombuffer(b"".join([each.tobytes() for each in known]), rows.dtype)
+    old = concatenated(known, rows.dtype)
     old_starts = np.cumsum([0, *map(len, known)])
     kept, ends = _join(*_keys(old, identity), old_starts, *_keys(rows, identity), starts, limit)
     joined = np.concatenate([old, rows])[kept]

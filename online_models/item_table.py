@@ -6,7 +6,7 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from online_models.contracts.ids import hash64
+from online_models.contracts.ids import hashes_of
 
 Rows = npt.NDArray[np.int64]
 Hashes = npt.NDArray[np.uint64]
@@ -18,7 +18,7 @@ class ItemTable:
     >>> table = ItemTable.of(["a", "b"])
     >>> table.add(["b", "c"]).tolist(), table.ids
     ([1, 2], ['a', 'b', 'c'])
-    >>> table.rows(np.array([hash64("c"), hash64("?")], np.uint64)).tolist()
+    >>> table.rows(hashes_of(["c", "?"])).tolist()
     [2, -1]
     """
 
@@ -62,7 +62,7 @@ class ItemTable:
         return np.where(self._sorted[place] == hashes, self._sorted_rows[place], -1)
 
     def _index(self, before: int) -> None:
-        fresh = np.fromiter(map(hash64, self.ids[before:]), np.uint64, len(self.ids) - before)
+        fresh = hashes_of(self.ids[before:])
         self.hashes = np.concatenate([self.hashes, fresh])
         order = np.argsort(fresh, kind="stable")
         places = np.searchsorted(self._sorted, fresh[order])

@@ -22,7 +22,7 @@ from threadpoolctl import threadpool_limits
 from online_models import als
 from online_models.contracts.artifacts import GoldenQuery
 from online_models.contracts.features import DEFAULT_FEATURES, FeatureSpec
-from online_models.contracts.ids import hash64
+from online_models.contracts.ids import hashes_of
 from online_models.contracts.jobs import TrainAls
 from online_models.embedding_space import Axes, EmbeddingColumns, coordinates
 from online_models.errors import ArtifactError, TrainingError
@@ -113,7 +113,7 @@ class AlsModel:
         known = np.flatnonzero(rows >= 0).astype(np.int32)
         items = coordinates(self.item_factors[rows[known]], self._axes(self.item_factors))
         # users in the order of their hashes: any number of them is an even sample
-        sample = np.argsort(np.fromiter(map(hash64, dataset.users), np.uint64, len(dataset.users)))[:PLACED_USERS]
+        sample = np.argsort(hashes_of(dataset.users))[:PLACED_USERS]
         histories = [history_of(dataset, np.flatnonzero(dataset.user == user), item_hash) for user in sample]
         vectors = self.ranker().vectors(histories)
         place = np.full(len(dataset.users), -1)
@@ -231,9 +231,9 @@ class AlsRanker:
         self._factors = model.item_factors
         self._gramian = als.gramian(model.item_factors)
         self._index = als.ItemIndex.of(model.items)
-        self._hashes: Hashes = np.fromiter(map(hash64, model.items), np.uint64, len(model.items))
+        self._hashes: Hashes = hashes_of(model.items)
         self._fold_in = als.FoldIn.of(model.hyperparameters)
-        self._popularity = Popularity(np.fromiter(map(hash64, model.popular), np.uint64, len(model.popular)))
+        self._popularity = Popularity(hashes_of(model.popular))
 
     def top(self, histories: Sequence[UserHistory], count: int) -> list[Hashes]:
         """See `evaluation.Ranker`."""

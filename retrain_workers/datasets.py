@@ -24,7 +24,7 @@ from online_models.contracts.artifacts import DataWindow, FeatureSketch
 from online_models.contracts.columns import FeatureColumns
 from online_models.contracts.events import EventType
 from online_models.contracts.features import FeatureSpec
-from online_models.contracts.ids import hash64
+from online_models.contracts.ids import hashes_of
 from online_models.embedding_space import PREFIX
 from online_models.errors import TrainingError
 from online_models.histograms import rebin
@@ -84,7 +84,7 @@ class Dataset:
 
     def item_hashes(self) -> npt.NDArray[np.uint64]:
         """64-bit hashes of all items (items,), in row order."""
-        return np.fromiter(map(hash64, self.items), np.uint64, len(self.items))
+        return hashes_of(self.items)
 
     def positive(self) -> "Dataset":
         """The events that say something positive."""
@@ -276,13 +276,12 @@ def _since(interactions: Interactions, start: int) -> npt.NDArray[np.bool_]:
 
 
 def _observed(interactions: Interactions, start: int) -> _Reference:
-    n = len(interactions)
     return _Reference(
         interactions.type[start:],
         interactions.ts_ms[start:],
         interactions.value[start:],
-        np.fromiter(map(hash64, interactions.item_id[start:]), np.uint64, n - start),
-        np.fromiter(map(hash64, interactions.user_id[start:]), np.uint64, n - start),
+        hashes_of(interactions.item_id[start:]),
+        hashes_of(interactions.user_id[start:]),
         MappingColumns(interactions.features[start:]),
     )
 

@@ -3,8 +3,11 @@
 All are strings on the wire; `EventHash`, `UserHash` and `ItemHash` are the XXH64 of theirs, used in columns and in Redis.
 """
 
+from collections.abc import Sequence
 from typing import NewType
 
+import numpy as np
+import numpy.typing as npt
 import xxhash
 
 EventId = NewType("EventId", str)
@@ -37,3 +40,12 @@ def hash64(identifier: str) -> int:
     Collet, Y. (2016). xxHash fast digest algorithm, specification of XXH64.
     """
     return xxhash.xxh64_intdigest(identifier.encode())
+
+
+def hashes_of(identifiers: Sequence[str]) -> npt.NDArray[np.uint64]:
+    """`hash64` of each identifier, uint64 (n,).
+
+    >>> hashes_of(["a", "b"]).tolist() == [hash64("a"), hash64("b")]
+    True
+    """
+    return np.fromiter(map(hash64, identifiers), np.uint64, len(identifiers))

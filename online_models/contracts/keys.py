@@ -1,7 +1,7 @@
 """Redis keys: one function per key, with its type, TTL and single writer.
 
 - `{model}` is a hash tag: all keys of one model share a slot, so that one batch's writes are one transaction.
-- Binary values begin with an 8-byte little-endian event-time version (epoch ms), then the body.
+- What is kept of a user or an item begins with an 8-byte little-endian event-time version (epoch ms), then the body.
 """
 
 from online_models.contracts.ids import ModelName, ModelVersion

@@ -1,6 +1,6 @@
 """Matrix factorization as it is mostly used: frozen, with users folded in, and refitted now and then.
 
-- All three have the factors of one training, that of the version that our own learner begins the test with.
+- All have the factors of one training, that of the version that our own learner begins the test with.
 - A user without a vector gets live popularity.
 """
 

@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from online_models.contracts.ids import hash64
+from online_models.contracts.ids import hashes_of
 from online_models.evaluation.log import Log, Moment
 from online_models.evaluation.protocol import Split, prequential
 from online_models.evidence import clear
@@ -118,7 +118,7 @@ def steps_of(log: Log, begin: int, end: int) -> Steps:
 
 def _entries(log: Log) -> npt.NDArray[np.void]:
     """The events as histories hold them, ENTRY (n,)."""
-    hashes = np.fromiter(map(hash64, log.ids), np.uint64, len(log.ids))
+    hashes = hashes_of(log.ids)
     entries = np.zeros(len(log), ENTRY)
     entries["ts_ms"], entries["strength"], entries["item"] = log.ts_ms, log.strength, hashes[log.item]
     entries["event"] = np.arange(len(log))

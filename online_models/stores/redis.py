@@ -1,4 +1,4 @@
-"""Redis: vectors, histories and popularity of the models, and the route documents.
+"""Redis: vectors, histories, sources and blends of the models, and the route documents.
 
 - Vectors are written by variadic MSET: redis-py spends its time per command, and one command for 1000 vectors
   is 7 to 10 times as fast as a pipeline of SETs.
