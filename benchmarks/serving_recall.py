@@ -21,8 +21,9 @@ from online_models.stores.postgres_registry import PostgresRegistry
 from serving_api.facts import Facts
 from serving_api.index import ExactIndex, Index
 from serving_api.model_cache import load_version
+from serving_api.ranked_list import RankedList
 from serving_api.ranking import Visit, rank, user_vectors
-from serving_api.retrieval import RankedList, VersionView
+from serving_api.retrieval import VersionView
 from serving_api.rules import Reranking
 from serving_api.views import Views
 

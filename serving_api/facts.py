@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from online_models.contracts.events import Item
-from online_models.contracts.ids import hash64
+from online_models.contracts.ids import hashes_of
 from serving_api.reranking.candidates import F32, Bits, Candidates, Categories, Hashes, Mask
 from serving_api.reranking.matching import Rules, compiled, matches
 from serving_api.rules import Rule
@@ -71,10 +71,17 @@ class Facts:
         excluded = matches(self.rules, candidates).excluded
         return excluded if age is None else excluded | (candidates.min_age > age)
 
+    def permitted(self, ids: Sequence[str], age: float | None, now_ms: int) -> list[str]:
+        """Those of the items that neither a rule excludes nor the age bars now (epoch ms), in their order."""
+        if not ids or (not self.rules and age is None):
+            return list(ids)
+        barred = self.barred(self.plain(ids, now_ms), age)
+        return [item for item, out in zip(ids, barred.tolist(), strict=True) if not out]
+
     def plain(self, ids: Sequence[str], now_ms: int) -> Candidates:
         """Items (n,) of which nothing but what the catalogue says is known."""
         n = len(ids)
-        hashes = np.fromiter(map(hash64, ids), np.uint64, n)
+        hashes = hashes_of(ids)
         nothing = np.zeros((n, 1), np.float32)
         return self.of_rows(ids).candidates(np.arange(n), hashes, np.zeros(n, np.float32), nothing, now_ms)
 

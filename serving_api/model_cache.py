@@ -2,7 +2,7 @@
 
 - A version is loaded on a thread of its own, so that neither requests nor the poll for routes wait for it.
 - Before it counts as ready its hashes, shapes and values are checked and its golden queries answered, which
-  also compiles the fold-in and the scoring. What fails is refused with a reason, and whatever served before goes on serving.
+  also compiles the fold-in. What fails is refused with a reason, and whatever served before goes on serving.
 - A version that left the route stays warm for a while: going back to it is then one pointer.
 - The arrays are the artifact's own files, mapped: the processes of a machine share one copy.
 """
@@ -19,13 +19,14 @@ import numpy.typing as npt
 
 from online_models import als
 from online_models.contracts.artifacts import Manifest
-from online_models.contracts.ids import ModelName, ModelVersion, hash64
+from online_models.contracts.ids import ModelName, ModelVersion, hashes_of
 from online_models.contracts.rollouts import ReaderStatus
 from online_models.errors import ArtifactError, StoreError
 from online_models.history import EMPTY, ENTRY, UserHistory
 from online_models.learner import TWO_TOWER_FILE, FoldIns, trained_of
 from online_models.ports import ArtifactStore, MappedArtifact, ModelRegistry, RegisteredVersion, Vector
 from serving_api.index import Index, build_index
+from serving_api.ranked_list import RankedList
 from serving_api.scoring import scores
 
 log: Final = logging.getLogger(__name__)
@@ -49,7 +50,7 @@ class LoadedVersion:
     tower_vectors : float32 (items, t), what the user tower's query is multiplied with; None without two towers
     item_gramian : float32 (k, k)
     user_factors : float32 (users, k), row `user_rows[user_id]`
-    popular : item ids, best first, as of training
+    popular : as of training
 
     The arrays are C-contiguous and of numba's ordinary, writable type; nobody writes to them.
     """
@@ -62,7 +63,7 @@ class LoadedVersion:
     item_gramian: Vector
     user_rows: Mapping[str, int]
     user_factors: Vector
-    popular: list[str]
+    popular: RankedList
     fold_in: als.FoldIn
     fold_ins: FoldIns
     nearest: Index | None = None
@@ -123,7 +124,7 @@ def _parse(mapped: MappedArtifact, sha256: str) -> LoadedVersion:
         item_gramian=tensors["item_gramian"],
         user_rows={user: row for row, user in enumerate(users)},
         user_factors=tensors["user_factors"],
-        popular=popular,
+        popular=RankedList.of(popular),
         fold_in=als.FoldIn.of(manifest.hyperparameters),
         fold_ins=FoldIns(trained),
         tower_vectors=None if trained.tower is None else trained.tower.search_vectors(),
@@ -150,7 +151,7 @@ def _check_golden(loaded: LoadedVersion, where: str) -> None:
 
     A query's history are distinct items, oldest first, each met once with strength 1.
     """
-    hashes = np.fromiter(map(hash64, loaded.item_ids), np.uint64, len(loaded.item_ids))
+    hashes = hashes_of(loaded.item_ids)
     for number, golden in enumerate(loaded.manifest.golden):
         rows = np.array(golden.history, np.int64)
         if not golden.expected or (rows < 0).any() or (rows >= len(hashes)).any():

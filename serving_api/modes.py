@@ -10,10 +10,10 @@ import msgspec
 from online_models.contracts.preferences import PrecomputedList
 from online_models.errors import StoreError
 from serving_api.facts import Facts
+from serving_api.ranked_list import RankedList
 from serving_api.ranking import RankedItem, Ranking
 from serving_api.reranking.candidates import Hashes
 from serving_api.reranking.explanations import Code
-from serving_api.retrieval import RankedList
 from serving_api.settings import Mode
 
 PRECOMPUTED: Final = "precomputed"
@@ -63,10 +63,7 @@ class Allowed:
 
     def of(self, ids: Sequence[str]) -> list[str]:
         """Those of the items that neither a rule excludes nor the age bars, in their order."""
-        if not ids or (not self.facts.rules and self.age is None):
-            return list(ids)
-        barred = self.facts.barred(self.facts.plain(ids, self.now_ms), self.age)
-        return [item for item, out in zip(ids, barred.tolist(), strict=True) if not out]
+        return self.facts.permitted(ids, self.age, self.now_ms)
 
 
 def ranking_of(raw: bytes, seen: Hashes, least: int, most: int, allowed: Allowed) -> Ranking | None:

@@ -11,7 +11,7 @@ from typing import Final
 
 import numpy as np
 
-from online_models.contracts.ids import hash64
+from online_models.contracts.ids import hashes_of
 from online_models.contracts.preferences import Preferences
 from online_models.history import EMPTY, ENTRY, UserHistory
 from serving_api.reranking.candidates import F32, Bits, Hashes
@@ -49,7 +49,7 @@ def liking_of(preferences: Preferences, events: int, view: VersionView) -> Likin
     weight = weight_of(events)
     if not preferences or not weight:
         return None
-    items = np.fromiter(map(hash64, preferences.items), np.uint64, len(preferences.items))
+    items = hashes_of(preferences.items)
     items = items[view.rows(items) >= 0]
     (liked,) = view.facts.names.bits([preferences.categories])
     raised = raised_by(view.facts.categories, liked, weight) if liked.any() else None

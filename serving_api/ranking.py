@@ -24,6 +24,7 @@ from online_models.ports import UserState, Vector
 from serving_api.facts import Facts
 from serving_api.model_cache import LoadedVersion
 from serving_api.preferring import as_if_met, liking_of
+from serving_api.ranked_list import RankedList
 from serving_api.reranking import lists
 from serving_api.reranking.candidates import F32, Candidates, Hashes
 from serving_api.reranking.explanations import SOURCES, Code, strongest_sources
@@ -31,7 +32,7 @@ from serving_api.reranking.exposure import Exposure
 from serving_api.reranking.filters import eligible
 from serving_api.reranking.lists import Chosen, Context, changes_nothing, rerank, unchanged
 from serving_api.reranking.matching import matches
-from serving_api.retrieval import Ranked, RankedList, Rows, VersionView
+from serving_api.retrieval import Ranked, Rows, VersionView
 from serving_api.rules import Reranking
 
 POPULARITY: Final = "popularity"
@@ -127,7 +128,7 @@ def rank(
     tells = known.source is not None or known.raised is not None or view.sources.popularity.newest_ms > 0
     items = _from_view(view, known, view.rows(seen), visit, config, exposure) if tells else []
     if len(items) < visit.k:
-        popular = popular if popular.ids else RankedList.of(view.loaded.popular)
+        popular = popular if popular.ids else view.loaded.popular
         items = _filled(items, popular, facts, chain(facts.catalogue, view.loaded.item_ids), seen, visit, config)
     return Ranking(known.source or POPULARITY, items)
 
@@ -136,7 +137,7 @@ def _from_view(
     view: VersionView, known: Known, excluded: Rows, visit: Visit, config: Reranking, exposure: Exposure | None
 ) -> list[RankedItem]:
     """At most k items of a view, without those in the excluded rows (e,)."""
-    if exposure is None and not view.facts.rules and changes_nothing(config, _age_of(visit, config)):
+    if exposure is None and not view.facts.rules and changes_nothing(config, config.age_of(visit.age)):
         ranked = view.best(
             known.context, known.events, known.vectors, excluded, PLAIN_SHARE * visit.k, known.tower, known.raised
         )
@@ -146,24 +147,21 @@ def _from_view(
         ranked = view.best(known.context, known.events, known.vectors, excluded, pool, known.tower, raised)
         if not len(ranked.rows):
             return []
+        candidates = _candidates(view, ranked, visit)
         context = Context(
             count=visit.k,
             seen=np.zeros(len(ranked.rows), np.bool_),
             disliked=_NOTHING,
             user_age=visit.age,
-            exposure=_shares(view, ranked, visit, config, exposure),
+            exposure=_shares(candidates, visit, config, exposure),
             rules=view.facts.rules,
             draw=visit.draw,
         )
-        chosen = rerank(_candidates(view, ranked, visit), config, context)
+        chosen = rerank(candidates, config, context)
         if barred or len(chosen.places) == visit.k or len(ranked.rows) < pool:
             return _told(view, ranked, chosen, known)
-        bar = _bar(view, _age_of(visit, config), visit.ts_ms)
+        bar = _bar(view, config.age_of(visit.age), visit.ts_ms)
         raised, barred = bar if raised is None else raised + bar, True
-
-
-def _age_of(visit: Visit, config: Reranking) -> float | None:
-    return config.stranger_age if visit.age is None else visit.age
 
 
 def _bar(view: VersionView, age: float | None, now_ms: int) -> F32:
@@ -215,11 +213,10 @@ def _candidates(view: VersionView, ranked: Ranked, visit: Visit) -> Candidates:
     return view.facts.candidates(ranked.rows, hashes, ranked.scores, view.vectors[ranked.rows], visit.ts_ms)
 
 
-def _shares(view: VersionView, ranked: Ranked, visit: Visit, config: Reranking, exposure: Exposure | None) -> F32:
-    if exposure is None or config.exposure_cap >= 1:
-        return np.zeros(len(ranked.rows), np.float32)
-    hashes = view.sources.items.hashes[ranked.rows]
-    return exposure.shares(hashes, visit.ts_ms / 1000, config.exposure_min_impressions)
+def _shares(candidates: Candidates, visit: Visit, config: Reranking, exposure: Exposure | None) -> F32:
+    if exposure is None:
+        return np.zeros(len(candidates), np.float32)
+    return exposure.shares(candidates.hashes, visit.ts_ms / 1000, config.exposure_min_impressions)
 
 
 def _told(view: VersionView, ranked: Ranked, chosen: Chosen, known: Known) -> list[RankedItem]:
@@ -267,7 +264,7 @@ def _filled(
 ) -> list[RankedItem]:
     """A list with what popularity puts behind it, and other items behind that, up to k items."""
     placed = [each.item_id for each in items]
-    age = _age_of(visit, config)
+    age = config.age_of(visit.age)
     filling = _by_popularity(popular, others, seen, placed)
     if facts.rules or age is not None:
         filling = _allowed(islice(filling, MOST_FILLING), facts, placed, age, visit.ts_ms)

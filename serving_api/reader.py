@@ -32,8 +32,9 @@ from online_models.ports import (
 from serving_api.facts import Facts
 from serving_api.instruments import Instruments
 from serving_api.model_cache import ModelCache
+from serving_api.ranked_list import RankedList
 from serving_api.ranking import warm_up
-from serving_api.retrieval import RankedList, VersionView
+from serving_api.retrieval import VersionView
 from serving_api.rules import Rule
 from serving_api.views import Views
 
@@ -47,7 +48,7 @@ CATALOGUE_SECONDS: Final = 60.0
 class ModelState:
     """One model as this process knows it at one moment.
 
-    popular : the stream's list, empty while it has none; catalogue : item id -> entry, in the order of ids
+    popular : the stream's list, empty while it has none
     content : of the catalogue's entries in their order, None while there are none; facts : of no rows yet
     """
 
@@ -55,9 +56,13 @@ class ModelState:
     route: Route | None = None
     versions: Mapping[ModelVersion, VersionView] = field(default_factory=dict)
     popular: RankedList = field(default_factory=lambda: RankedList.of([]))
-    catalogue: Mapping[str, Item] = field(default_factory=dict)
     content: ContentIndex | None = None
     facts: Facts = field(default_factory=lambda: Facts.of({}, (), ""))
+
+    @property
+    def catalogue(self) -> Mapping[str, Item]:
+        """Item id -> entry, in the order of ids."""
+        return self.facts.catalogue
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,7 +259,6 @@ class Reader:
             versions=views.built,
             content=views.content,
             facts=views.facts,
-            catalogue=views.facts.catalogue,
         )
 
     def _report(self, model: ModelName) -> None:

@@ -18,7 +18,7 @@ import msgspec
 
 from online_models import history
 from online_models.contracts.events import Item
-from online_models.contracts.ids import ModelName, ModelVersion, UserId
+from online_models.contracts.ids import ModelName, ModelVersion, UserId, hashes_of
 from online_models.errors import StoreError, StoreUnavailable
 from online_models.ports import ServingStore, UserReads, UserState
 from serving_api.assignment import Variant, variant
@@ -29,7 +29,7 @@ from serving_api.modes import Allowed, Modes, ranking_of
 from serving_api.ranking import POPULARITY, RankedItem, Ranking, Visit, rank
 from serving_api.reader import ModelState, Reader
 from serving_api.reranking.exposure import Exposure
-from serving_api.retrieval import VersionView, hashes_of
+from serving_api.retrieval import VersionView
 from serving_api.rules import Reranking
 from serving_api.sessions import PageToken, Session, decoded, encode
 

@@ -9,15 +9,14 @@
 
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field, replace
-from typing import Final, NamedTuple, Self
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from online_models import evidence
 from online_models.blend import BUCKETS, Blend, bucket_of
-from online_models.contracts.ids import hash64
 from online_models.evidence import QUERIES, Scratch, combined_query, scratch_for
 from online_models.ports import Vector
 from online_models.sources import Sources
@@ -158,11 +157,12 @@ def views_of(
     ]
     moved = [sources.rows_of(list(overlay)) for overlay in fitting]
     facts = facts.of_rows(sources.items.ids, known_facts)
-    views = [
-        _view(version, sources, blend, facts, rows, (moved_rows, list(overlay.values())))
-        for version, blend, rows, moved_rows, overlay in zip(loaded, blends, indexed, moved, fitting, strict=True)
+    return [
+        _view(version, sources, blend, facts, rows, (moved_rows, list(overlay.values())), known)
+        for version, blend, rows, moved_rows, overlay, known in zip(
+            loaded, blends, indexed, moved, fitting, placed or [frozenset()] * len(loaded), strict=True
+        )
     ]
-    return [replace(view, placed=known) for view, known in zip(views, placed, strict=True)] if placed else views
 
 
 def _view(
@@ -172,6 +172,7 @@ def _view(
     facts: Facts,
     indexed: Rows,
     moved: tuple[Rows, Sequence[Vector]],
+    placed: AbstractSet[str],
 ) -> VersionView:
     vectors = np.zeros((len(sources.items), loaded.k), np.float32)
     vectors[indexed] = loaded.item_factors
@@ -198,6 +199,7 @@ def _view(
         indexed=indexed,
         scratch=scratch_for(len(sources.items)),
         tower_vectors=towers,
+        placed=placed,
     )
 
 
@@ -219,26 +221,3 @@ def served(sources: Sources) -> Sources:
         sources.companions.heaviest(SERVED_NEIGHBOURS),
         sources.popularity,
     )
-
-
-@dataclass(frozen=True, slots=True)
-class RankedList:
-    """Item ids, best first; `hashes` in the same order, for leaving out what was seen."""
-
-    ids: Sequence[str]
-    hashes: Hashes
-
-    @classmethod
-    def of(cls, ids: Sequence[str]) -> Self:
-        """From ids, best first."""
-        return cls(ids, hashes_of(ids))
-
-    def unseen(self, seen: Hashes) -> list[str]:
-        """The items that are not among the seen hashes (s,), best first."""
-        keep = ~np.isin(self.hashes, seen)
-        return [item for item, unseen in zip(self.ids, keep.tolist(), strict=True) if unseen]
-
-
-def hashes_of(ids: Sequence[str]) -> Hashes:
-    """The 64-bit hashes (n,) of ids."""
-    return np.fromiter(map(hash64, ids), np.uint64, len(ids))

@@ -123,3 +123,7 @@ class Reranking(_Told):
     explore_probability: float = Field(0.0, ge=0, le=1)
     explore_rank: int = Field(0, ge=0)
     stranger_age: float | None = Field(None, ge=0, allow_inf_nan=False)
+
+    def age_of(self, user_age: float | None) -> float | None:
+        """The age in years that a user is taken to have; None sees everything."""
+        return self.stranger_age if user_age is None else user_age

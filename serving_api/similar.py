@@ -6,14 +6,12 @@
 """
 
 import enum
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 import numpy as np
 
 from online_models.content import ContentIndex
-from online_models.contracts.events import Item
 from online_models.contracts.ids import hash64
 from online_models.evidence import SHRINKAGE
 from online_models.neighbours import Neighbours
@@ -46,10 +44,9 @@ class Similar(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Shelf:
-    """What similar items are looked for in: the version's view, if one is loaded, the catalogue and its content."""
+    """What similar items are looked for in: the version's view, if one is loaded, the content and the facts of the catalogue."""
 
     view: VersionView | None
-    catalogue: Mapping[str, Item]
     content: ContentIndex | None
     facts: Facts
 
@@ -65,9 +62,9 @@ def similar(shelf: Shelf, item_id: str, k: int, now_ms: int, stranger_age: float
         row = int(shelf.view.rows(np.array([hash64(item_id)], np.uint64))[0])
         if row >= 0:
             found = by_people(shelf.view, row, k + SPARE)
-    if not found and item_id in shelf.catalogue:
+    if not found and item_id in shelf.facts.catalogue:
         found = by_content(shelf, item_id, k + SPARE)
-    if row < 0 and item_id not in shelf.catalogue:
+    if row < 0 and item_id not in shelf.facts.catalogue:
         return None
     return _allowed(found, shelf.facts, now_ms, stranger_age)[:k]
 
@@ -97,7 +94,7 @@ def by_content(shelf: Shelf, item_id: str, count: int) -> list[Similar]:
     """By the terms of titles, years and categories."""
     if shelf.content is None:
         return []
-    ids = list(shelf.catalogue)
+    ids = list(shelf.facts.catalogue)
     near = shelf.content.neighbours(ids.index(item_id), count)
     return [
         Similar(ids[row], min(score, 1.0), Likeness.SIMILAR_CONTENT)
@@ -134,5 +131,5 @@ def _together(companions: Neighbours, row: int, items: int) -> F32:
 
 def _allowed(found: list[Similar], facts: Facts, now_ms: int, stranger_age: float | None) -> list[Similar]:
     """Those that rules and age limits let everybody see."""
-    barred = facts.barred(facts.plain([each.item_id for each in found], now_ms), stranger_age)
-    return [each for each, out in zip(found, barred.tolist(), strict=True) if not out]
+    permitted = set(facts.permitted([each.item_id for each in found], stranger_age, now_ms))
+    return [each for each in found if each.item_id in permitted]

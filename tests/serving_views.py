@@ -16,6 +16,7 @@ from online_models.ports import Published
 from serving_api.facts import Facts
 from serving_api.index import ExactIndex, Index
 from serving_api.model_cache import LoadedVersion
+from serving_api.ranked_list import RankedList
 from serving_api.retrieval import VersionView, views_of
 from serving_api.rules import Rule
 from serving_api.views import Views
@@ -45,7 +46,7 @@ def loaded_of(
         item_gramian=trained.gramian,
         user_rows={user: row for row, user in enumerate(users)},
         user_factors=np.array([*users.values()], np.float32).reshape(len(users), trained.factors.shape[1]),
-        popular=list(reversed(trained.ids)),
+        popular=RankedList.of(list(reversed(trained.ids))),
         fold_in=trained.fold_in,
         fold_ins=FoldIns(trained),
         nearest=nearest,

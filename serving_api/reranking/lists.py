@@ -92,11 +92,10 @@ def rerank(candidates: Candidates, config: Reranking, context: Context) -> Chose
         lengths = (len(candidates), len(context.seen), len(context.exposure))
         raise ValueError(f"expected one length, got {lengths} candidates, seen and exposure")
     said = matches(context.rules, candidates)
-    user_age = config.stranger_age if context.user_age is None else context.user_age
     bonus = freshness(candidates.age_days, config.freshness_bonus, config.freshness_half_life_days)
     pool = Pool(
         scores=candidates.scores + bonus + said.boost,
-        eligible=eligible(candidates, context.seen, context.disliked, user_age) & ~said.excluded,
+        eligible=eligible(candidates, context.seen, context.disliked, config.age_of(context.user_age)) & ~said.excluded,
         late=context.exposure > config.exposure_cap,
         limited=said.limited,
         limits=context.rules.limits,

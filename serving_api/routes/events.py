@@ -5,8 +5,7 @@ Events are judged as the stream job judges them: what is accepted here is no dea
 
 import logging
 from dataclasses import dataclass
-from datetime import datetime, timedelta
-from typing import Final, Self
+from typing import Final
 
 import msgspec
 from fastapi import APIRouter, HTTPException, Request, Response
@@ -15,7 +14,7 @@ from fastapi.concurrency import run_in_threadpool
 from online_models.contracts.events import MAX_LINE_BYTES, Event, TimeBounds, reason_to_reject, timestamp_ms
 from online_models.errors import PenstockError
 from serving_api.routes.bodies import TOO_LARGE
-from serving_api.routes.parts import Parts, parts_of
+from serving_api.routes.parts import Parts, now_ms, parts_of, time_bounds
 from serving_api.schemas import EventIn, EventsAccepted, EventsRefused, Problem
 
 log: Final = logging.getLogger(__name__)
@@ -45,20 +44,6 @@ class Judged:
     events: list[Event]
     lines: list[bytes]
     refused: dict[int, str]
-
-
-@dataclass(frozen=True, slots=True)
-class Arrival:
-    """What a body is judged by: when it came (epoch ms), which events without a time get, and what times are believed."""
-
-    now_ms: int
-    bounds: TimeBounds
-
-    @classmethod
-    def at(cls, now: datetime, earliest: str, future_skew: timedelta) -> Self:
-        """Of a body that came `now`."""
-        latest_ms = round((now + future_skew).timestamp() * 1000)
-        return cls(round(now.timestamp() * 1000), TimeBounds(timestamp_ms(earliest), latest_ms))
 
 
 @router.post(
@@ -102,15 +87,12 @@ def _sent(body: bytes) -> list[object]:
 
 
 def _judge(sent: list[object], parts: Parts) -> Judged:
-    settings = parts.settings
-    arrival = Arrival.at(parts.clock(), settings.earliest, timedelta(seconds=settings.future_skew_seconds))
+    came_ms, bounds = now_ms(parts), time_bounds(parts)
     judged = Judged([], [], {})
     for index, fields in enumerate(sent):
         if isinstance(fields, dict):
-            fields = {"event_id": parts.new_id(), "ts": arrival.now_ms} | {
-                k: v for k, v in fields.items() if v is not None
-            }
-        found = judge(fields, arrival.bounds)
+            fields = {"event_id": parts.new_id(), "ts": came_ms} | {k: v for k, v in fields.items() if v is not None}
+        found = judge(fields, bounds)
         if isinstance(found, str):
             judged.refused[index] = found
         elif len(line := msgspec.json.encode(found)) > MAX_LINE_BYTES:

@@ -58,11 +58,16 @@ def wanted_items(parts: Parts, k: int | None) -> int:
     return wanted
 
 
+def now_ms(parts: Parts) -> int:
+    """The time by the application's clock, epoch milliseconds."""
+    return round(parts.clock().timestamp() * 1000)
+
+
 def event_time_ms(parts: Parts, at: str | None) -> int:
     """The event time of a request, epoch milliseconds. Raises HTTPException 422 where it may not be given, is none,
     or is not believed."""
     if at is None:
-        return round(parts.clock().timestamp() * 1000)
+        return now_ms(parts)
     if not parts.settings.allow_event_time:
         raise HTTPException(422, "at: not allowed here; set PENSTOCK_SERVING_ALLOW_EVENT_TIME for simulations")
     try:
@@ -79,7 +84,7 @@ def event_time_ms(parts: Parts, at: str | None) -> int:
 def time_bounds(parts: Parts) -> TimeBounds:
     """What event times are believed now, of requests as of events."""
     skew_ms = parts.settings.future_skew_seconds * 1000
-    return TimeBounds(_earliest_ms(parts.settings.earliest), round(parts.clock().timestamp() * 1000) + skew_ms)
+    return TimeBounds(_earliest_ms(parts.settings.earliest), now_ms(parts) + skew_ms)
 
 
 @functools.lru_cache(8)

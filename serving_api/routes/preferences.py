@@ -10,13 +10,12 @@ from fastapi import APIRouter, HTTPException, Path, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
 from online_models.contracts.events import MAX_ID_LENGTH
-from online_models.contracts.ids import UserId
+from online_models.contracts.ids import UserId, hashes_of
 from online_models.contracts.preferences import Preferences
 from online_models.errors import StoreError
 from serving_api.reader import ModelState
-from serving_api.retrieval import hashes_of
 from serving_api.routes.bodies import TOO_LARGE
-from serving_api.routes.parts import Domain, parts_of, served_model
+from serving_api.routes.parts import Domain, now_ms, parts_of, served_model
 from serving_api.schemas import NO_NUL, PreferencesAnswer, PreferencesIn, Problem
 
 router = APIRouter(tags=["users"])
@@ -43,8 +42,7 @@ async def put_preferences(request: Request, user_id: UserIdPath, said: Preferenc
     """
     parts = parts_of(request)
     model = served_model(parts, said.domain)
-    now_ms = round(parts.clock().timestamp() * 1000)
-    preferences = Preferences(_once(said.items), _once(said.categories), now_ms)
+    preferences = Preferences(_once(said.items), _once(said.categories), now_ms(parts))
     await _kept(parts.kept.put_preferences, model, UserId(user_id), preferences)
     return _told(parts.reader.state(model), user_id, preferences)
 

@@ -23,6 +23,7 @@ from serving_api.routes.parts import (
     Domain,
     Parts,
     event_time_ms,
+    now_ms,
     parts_of,
     served_model,
     time_bounds,
@@ -152,7 +153,7 @@ def plain_ask(scope: Scope, parts: Parts) -> Ask | None:
     if k > settings.max_k or not 0 < len(user_id) <= MAX_ID_LENGTH:
         return None
     if query.at_ms is None:
-        ts_ms = round(parts.clock().timestamp() * 1000)
+        ts_ms = now_ms(parts)
     elif settings.allow_event_time:
         bounds, ts_ms = time_bounds(parts), query.at_ms
         if not bounds.earliest_ms <= ts_ms <= bounds.latest_ms:

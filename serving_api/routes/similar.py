@@ -8,7 +8,7 @@ from fastapi.concurrency import run_in_threadpool
 
 from online_models.contracts.events import MAX_ID_LENGTH, Item
 from serving_api.reader import ModelState
-from serving_api.routes.parts import Count, Domain, parts_of, served_model, wanted_items
+from serving_api.routes.parts import Count, Domain, now_ms, parts_of, served_model, wanted_items
 from serving_api.schemas import Problem, SimilarAnswer
 from serving_api.similar import Shelf, Similar, similar
 
@@ -43,14 +43,19 @@ async def similar_items(request: Request, item_id: ItemIdPath, domain: Domain, k
     parts = parts_of(request)
     state = parts.reader.state(served_model(parts, domain))
     wanted = wanted_items(parts, k)
-    now_ms = round(parts.clock().timestamp() * 1000)
     # of a large catalogue all vectors are gone through
     stranger_age = parts.settings.reranking.stranger_age
-    found = await run_in_threadpool(similar, _shelf(state), item_id, wanted, now_ms, stranger_age)
+    shelf = _shelf(state)
+    found = await run_in_threadpool(similar, shelf, item_id, wanted, now_ms(parts), stranger_age)
     if found is None:
         raise HTTPException(404, f"unknown item {item_id[:64]!r} of {domain}")
     items = [_told(state, place, each) for place, each in enumerate(found, start=1)]
-    answer = {"item_id": item_id, "domain": domain, "model_version": _version(state), "items": items}
+    answer = {
+        "item_id": item_id,
+        "domain": domain,
+        "model_version": None if shelf.view is None else shelf.view.loaded.version,
+        "items": items,
+    }
     return Response(_encode(answer), media_type="application/json")
 
 
@@ -58,12 +63,7 @@ def _shelf(state: ModelState) -> Shelf:
     view = next(iter(state.versions.values()), None)
     if state.route is not None:
         view = state.versions.get(state.route.stable, view)
-    return Shelf(view, state.catalogue, state.content, state.facts)
-
-
-def _version(state: ModelState) -> str | None:
-    view = _shelf(state).view
-    return None if view is None else view.loaded.version
+    return Shelf(view, state.content, state.facts)
 
 
 def _told(state: ModelState, place: int, each: Similar) -> SimilarItem:

@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from online_models.contracts.events import Item
+from online_models.contracts.ids import hashes_of
 from online_models.contracts.preferences import PrecomputedList
 from online_models.errors import StoreError
 from serving_api.facts import Facts
 from serving_api.modes import PRECOMPUTED, Allowed, Modes, ranking_of
 from serving_api.reranking.explanations import Code
-from serving_api.retrieval import hashes_of
 from serving_api.rules import Exclude, When
 from serving_api.settings import Mode
 

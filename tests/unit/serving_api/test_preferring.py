@@ -6,14 +6,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from online_models.contracts.events import Item
+from online_models.contracts.ids import hashes_of
 from online_models.contracts.preferences import NO_PREFERENCES, Preferences
 from online_models.history import EMPTY, UserHistory
 from online_models.ports import UserState
 from serving_api.preferring import CATEGORY_BOOST, FADED_EVENTS, as_if_met, liking_of, raised_by, weight_of
+from serving_api.ranked_list import RankedList
 from serving_api.ranking import Ranking, Visit, known_of, rank
 from serving_api.reranking.candidates import Categories
 from serving_api.reranking.explanations import Code
-from serving_api.retrieval import RankedList, VersionView, hashes_of
+from serving_api.retrieval import VersionView
 from serving_api.rules import Reranking
 from tests.drawn_learner import ITEMS, drawn_learner, names
 from tests.drawn_learner import drawn_trained as trained_of

@@ -11,17 +11,18 @@ from hypothesis import strategies as st
 
 from online_models.als import gramian
 from online_models.contracts.events import Item
-from online_models.contracts.ids import hash64
+from online_models.contracts.ids import hash64, hashes_of
 from online_models.contracts.preferences import Preferences
 from online_models.history import EMPTY, UserHistory
 from online_models.learner import Trained, VersionLearner
 from online_models.ports import UserState
 from online_models.sources import Sources, Steps
 from serving_api.index import ExactIndex
+from serving_api.ranked_list import RankedList
 from serving_api.ranking import KNOWN_USER_EVENTS, POOL, Ranking, Visit, known_of, rank, user_vectors, warm_up
 from serving_api.reranking.explanations import Code
 from serving_api.reranking.exposure import Exposure
-from serving_api.retrieval import RankedList, VersionView, hashes_of
+from serving_api.retrieval import VersionView
 from serving_api.rules import Boost, Exclude, Limit, Pin, Reranking, Rule, When
 from tests.artifacts import HOW
 from tests.drawn_learner import drawn_learner, drawn_tower, drawn_trained, names
@@ -208,7 +209,7 @@ def test_what_the_stream_lists_fills_a_list_up_and_the_artifact_s_own_list_where
 
 def test_where_nothing_is_said_to_be_popular_a_stranger_gets_what_the_version_knows() -> None:
     view = world(items=3)
-    view = replace(view, loaded=replace(view.loaded, popular=[]))
+    view = replace(view, loaded=replace(view.loaded, popular=RankedList.of([])))
     found = asked(view, NOBODY, 9, popular=RankedList.of([]))
     assert (found.source, ids(found)) == ("popularity", ["none", "item-0", "item-1", "item-2"])
     assert {each.reason for each in found.items} == {Code.FOR_YOU}

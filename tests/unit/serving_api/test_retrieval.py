@@ -10,21 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from online_models.blend import BUCKETS, Blend, bucket_of
+from online_models.contracts.ids import hashes_of
 from online_models.evidence import FEATURES, QUERIES
 from online_models.neighbours import CAPACITY, add_pair
 from online_models.popularity import CLOCKS
 from online_models.sources import Sources
 from serving_api.index import ExactIndex
-from serving_api.retrieval import (
-    SERVED_NEIGHBOURS,
-    Ranked,
-    RankedList,
-    Rows,
-    VersionView,
-    hashes_of,
-    served,
-    views_of,
-)
+from serving_api.ranked_list import RankedList
+from serving_api.retrieval import SERVED_NEIGHBOURS, Ranked, Rows, VersionView, served, views_of
 from tests.drawn_learner import ITEMS, Asked, K, drawn_asked, drawn_learner, drawn_trained, names
 from tests.oracles.blending import feature_row, plain_features, plain_neighbours
 from tests.serving_views import V1, V2, blend_of, drawn_view, facts_of, loaded_of

@@ -72,7 +72,7 @@ def test_items_are_scored_as_the_definition_says(seed: int, row: int, indexed: b
 @settings(deadline=None)
 def test_fewer_items_are_the_first_of_more(seed: int, k: int) -> None:
     view = drawn_view(np.random.default_rng(seed), blend=Blend.begin())
-    shelf = Shelf(view, {}, None, facts_of([]))
+    shelf = Shelf(view, None, facts_of([]))
     more, fewer = (similar(shelf, "item-1", count, 0, None) for count in (20, k))
     assert more is not None
     assert fewer == more[:k]
@@ -81,7 +81,7 @@ def test_fewer_items_are_the_first_of_more(seed: int, k: int) -> None:
 
 def test_content_stands_in_without_a_version_and_an_item_of_nobody_is_none() -> None:
     views = views_over({}, catalogue=CATALOGUE)
-    shelf = Shelf(None, views.facts.catalogue, views.content, views.facts)
+    shelf = Shelf(None, views.content, views.facts)
     found = similar(shelf, "item-0", 5, 0, None)
     assert found is not None
     assert [(each.item_id, each.reason) for each in found] == [("other", Likeness.SIMILAR_CONTENT)]
