@@ -73,7 +73,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     model: ModelName
     version: ModelVersion
     kind: str
-    """`als` in this version."""
+    """`als`, `two_tower` or `lora`. Each is a whole recommender: the latter two hold ALS factors as well."""
     created_at: str
     """RFC 3339, UTC."""
     files: list[ArtifactFile]
@@ -87,6 +87,13 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     parent: ModelVersion | None = None
     job_id: int | None = None
     code_version: str = ""
+    seed: int = 0
+    start: str = ""
+    """`warm` (from `parent`) or `cold`; empty in older manifests."""
+    snapshot_sha256: str = ""
+    """Of the data as they were read, see `retrain_workers.snapshots`; empty in older manifests."""
+    language_model: ModelVersion | None = None
+    """The version under whose name the scores of its language model are in Redis; None without one."""
 
 
 def encode_manifest(manifest: Manifest) -> bytes:

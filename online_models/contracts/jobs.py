@@ -34,19 +34,72 @@ class TrainAls(msgspec.Struct, frozen=True, tag="train_als", tag_field="type"):
     pane_seconds: int = 0
 
 
-class TrainTwoTower(msgspec.Struct, frozen=True, tag="train_two_tower", tag_field="type"):
-    """Train the two-tower network. Workers of this version bury it as `not supported yet`."""
+class Start(enum.StrEnum):
+    """What a training begins with: the champion's weights, or nothing."""
 
-    until_ms: int | None = None
+    WARM = "warm"
+    COLD = "cold"
+
+
+class TrainTwoTower(msgspec.Struct, frozen=True, tag="train_two_tower", tag_field="type"):
+    """Train a two-tower network beside fresh ALS factors.
+
+    als : how the factors beside it are fitted; its half-life, window, features and panes are those of the whole job
+    start : `warm` goes on from the champion's towers where it has some, and from nothing when the gate refuses that
+    dimensions, hidden : length of a vector, and of the hidden layer of the user tower
+    recent : newest items of a user that the user tower pools
+    epochs, warm_epochs : passes over the data, from nothing and from the champion
+    replay_share : old events among those of a warm start, as a share of the new ones
+    """
+
+    als: TrainAls = msgspec.field(default_factory=TrainAls)
+    start: Start = Start.WARM
+    dimensions: int = 64
+    hidden: int = 128
+    recent: int = 20
+    epochs: int = 6
+    warm_epochs: int = 1
+    batch_size: int = 512
+    learning_rate: float = 3e-3
+    replay_share: float = 0.25
     seed: int = 0
+
+
+class LoraProfile(enum.StrEnum):
+    """Which layers have an adapter: all of them, for quality; the top ones over a frozen, cached rest, for time and memory."""
+
+    ALL_LAYERS = "all_layers"
+    TOP_LAYERS = "top_layers"
 
 
 class TrainLora(msgspec.Struct, frozen=True, tag="train_lora", tag_field="type"):
-    """Fine-tune the language-model scorer by LoRA. Workers of this version bury it as `not supported yet`."""
+    """Fine-tune the language-model scorer of (history, candidate) by a low-rank adapter (LoRA), beside the champion's own files.
+
+    rank, alpha, dropout : of the adapter on q_proj and v_proj
+    ranks : where given, each of these ranks is trained and the best on the validation events is kept
+    profile, top_layers : see `LoraProfile`; 0 top layers: a quarter of all
+    group_size : candidates of a choice, the taken one among them; recent : newest items of a user that the prompt tells
+    candidates : items of a user that are scored for serving
+    """
 
     rank: int = 16
+    alpha: int = 32
+    dropout: float = 0.05
+    ranks: tuple[int, ...] = ()
+    profile: LoraProfile = LoraProfile.ALL_LAYERS
+    top_layers: int = 0
+    epochs: int = 2
+    learning_rate: float = 5e-3
+    group_size: int = 6
+    groups_per_batch: int = 24
+    recent: int = 8
+    candidates: int = 50
+    half_life_days: float = 365.0
+    holdout_fraction: float = 0.1
     until_ms: int | None = None
     seed: int = 0
+    features: tuple[FeatureSpec, ...] = ()
+    pane_seconds: int = 0
 
 
 JobPayload = TrainAls | TrainTwoTower | TrainLora
