@@ -16,7 +16,7 @@ import uuid
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import repeat
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
@@ -27,8 +27,9 @@ from psycopg2.extras import execute_values
 from online_models.contracts.events import EVENT_TYPES, TYPE_CODES, Event, EventBatch, EventType, Item
 from online_models.contracts.ids import UserId
 from online_models.errors import StoreError, StoreUnavailable
-from online_models.ports import Interactions
+from online_models.interactions import EventView, Interactions
 from online_models.stores.postgres import Cursor, Database, query
+from online_models.stores.postgres_view import PostgresView
 
 # The event tables, in the order in which every call writes them: two writers cannot then deadlock.
 _COPY = ("copy_watch_history", "copy_purchase_history", "copy_impressions", "copy_feedback")
@@ -46,6 +47,9 @@ _LATEST_MS = 2**63 - 1
 # something else.
 _NULL = "\\N"
 _ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
+
+
+T = TypeVar("T")
 
 
 class PostgresInteractions:
@@ -111,6 +115,20 @@ class PostgresInteractions:
             recommended=np.array(recommended, np.bool_),
             features=features,
         )
+
+    def view(self, domain: str, until_ms: int | None, work: Callable[[EventView], T]) -> T:
+        """What `work` makes of one consistent view of a domain's events up to an event time (inclusive), in one transaction.
+
+        The server ends the transaction when `work` pauses for `IDLE_TIMEOUT` outside of `copy`. It is repeated once when the
+        connection was dead, so it must be idempotent.
+        """
+        last = _LATEST_MS if until_ms is None else until_ms
+
+        def transaction(cursor: Cursor) -> T:
+            cursor.execute(query("read_one_moment"))
+            return work(PostgresView(cursor, domain, last))
+
+        return self._database.run(transaction, idempotent=True)
 
     def put_items(self, items: Sequence[Item]) -> None:
         """Insert or replace catalogue entries; the last of equal ids wins. Idempotent."""

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from online_models.contracts.events import EVENT_TYPES, Event, EventType, Item
 from online_models.contracts.ids import UserId
 from online_models.errors import StoreUnavailable
+from online_models.interactions import DAY_MS, EventDay, EventView
 from online_models.stores.postgres import MIGRATIONS, Cursor, Database, migrate, one, query
 from online_models.stores.postgres_interactions import PostgresInteractions
 from tests.samples import batch, event, event_id
@@ -228,6 +229,89 @@ def test_what_answers_a_recommendation_comes_back_marked_in_every_table(postgres
     rows = store.interactions("movies")
     assert rows.recommended.dtype == np.bool_
     assert rows.recommended.tolist() == [request is not None for _, request in pairs]
+
+
+def csv_of(view: EventView, days: list[int]) -> list[bytes]:
+    pieces: list[bytes] = []
+    view.copy(days, pieces.append)
+    assert all(piece.endswith(b"\n") for piece in pieces)
+    return b"".join(pieces).splitlines()
+
+
+def days_of(store: PostgresInteractions, until_ms: int | None = None) -> list[EventDay]:
+    return store.view("movies", until_ms, lambda view: view.days())
+
+
+def test_a_view_tells_the_days_and_copies_the_rows_of_some_in_time_order(postgres: str) -> None:
+    store = PostgresInteractions(Database(postgres))
+    store.write(
+        [
+            batch(
+                [
+                    event(1, EventType.CLICK, ts=2 * DAY_MS, value=None, request_id=""),
+                    event(2, EventType.IMPRESSION, ts=DAY_MS + 5, value=None, features={"g": ["a,b"]}),
+                    event(3, EventType.WATCH, ts=DAY_MS + 4, user_id='"u"\n2', value=1.5),
+                    event(4, EventType.PURCHASE, ts=5 * DAY_MS),
+                    event(5, EventType.RATING, ts=DAY_MS, domain="products"),
+                ]
+            )
+        ]
+    )
+    assert [(day.day, day.events) for day in days_of(store)] == [(1, 2), (2, 1), (5, 1)]
+    assert [(day.day, day.events) for day in days_of(store, DAY_MS + 4)] == [(1, 1)]
+    ids = [event_id(number).encode() for number in range(6)]
+    assert store.view("movies", None, lambda view: csv_of(view, [2, 1])) == [
+        ids[3] + b',"""u""',
+        b'2",i1,watch,86400004,1.5,,,,,',
+        ids[2] + b',u1,i1,impression,86400005,,,,,,"{""g"": [""a,b""]}"',
+        ids[1] + b',u1,i1,click,172800000,,"",,,,',
+    ]
+    assert store.view("movies", None, lambda view: csv_of(view, [])) == []
+
+
+@pytest.mark.parametrize("column", ["value", "features", "request_id", "propensity", "rollout_id", "user_id", "type"])
+def test_a_days_checksum_tells_every_field_of_a_row(postgres: str, column: str) -> None:
+    database = Database(postgres)
+    store = PostgresInteractions(database)
+    store.write([batch([event(1, ts=5), event(2, ts=DAY_MS)])])
+    before = days_of(store)
+    to = {"features": "'[1]'", "request_id": "'r'", "user_id": "'u2'", "type": "'skip'"}.get(column, "1")
+    with database.transaction() as cursor:
+        cursor.execute(f"UPDATE feedback SET {column} = {to} WHERE ts_ms = 5")
+    after = days_of(store)
+    assert after[0].events == before[0].events
+    assert after[0].checksum != before[0].checksum
+    assert after[1] == before[1]
+
+
+def test_a_view_is_of_one_moment(postgres: str) -> None:
+    store = PostgresInteractions(Database(postgres))
+    store.write([batch([event(1, ts=5)])])
+
+    def work(view: EventView) -> list[bytes]:
+        days = view.days()
+        PostgresInteractions(Database(postgres)).write([batch([event(2, ts=6)])])
+        assert view.days() == days
+        return csv_of(view, [0])
+
+    assert len(store.view("movies", None, work)) == 1
+    assert len(store.view("movies", None, work)) == 2
+    assert store.write([batch([event(3, ts=7)])]) == 1  # the isolation of a view ends with it
+
+
+def test_a_receiver_that_fails_leaves_the_store_usable(postgres: str) -> None:
+    store = PostgresInteractions(Database(postgres))
+    store.write([batch([event(n, ts=n) for n in range(50_000)])])
+    store.flush()
+
+    def fail(_: bytes) -> None:
+        raise OSError("no space left")
+
+    for _ in range(2):
+        with pytest.raises(OSError, match="no space left"):
+            store.view("movies", None, lambda view: view.copy([0], fail))
+    assert days_of(store)[0].events == 50_000
+    assert store.write([batch([event(50_000)])]) == 1
 
 
 def test_more_rows_than_one_fetch_are_read_whole(postgres: str) -> None:
