@@ -118,6 +118,15 @@ def test_import_contracts_hold() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_flows_and_serving_start_without_torch() -> None:
+    modules_of = "flows.app, flows.__main__, serving_api.app, serving_api.__main__, online_models.learner"
+    program = (
+        f"import sys, {modules_of}; print([m for m in ('torch', 'transformers', 'accelerate') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
 def test_no_file_is_longer_than_the_cap() -> None:
     lengths = {name_of(path): len(path.read_text().splitlines()) for path in modules(*PACKAGES, "scripts")}
     assert {name: lines for name, lines in lengths.items() if lines > FILE_LINES_CAP} == {}
