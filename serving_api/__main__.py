@@ -1,4 +1,4 @@
-"""Command line of serving: `python -m serving_api serve|control|precompute`."""
+"""Command line of serving: `python -m serving_api serve|control|precompute|smoke`."""
 
 import argparse
 import logging
@@ -11,17 +11,20 @@ from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
 
+import msgspec
 import uvicorn
 from fastapi import FastAPI
 from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
 
 from online_models.contracts.ids import ModelName, UserId
+from online_models.contracts.smoke import encode_smoke
 from online_models.errors import PenstockError, SettingsError
 from online_models.settings import StoreSettings
-from serving_api.app import build_controller, create_app, open_precompute, open_stores
+from serving_api.app import build_controller, create_app, open_precompute, open_stores, tuned_interpreter
 from serving_api.precompute import ListSink, ParquetLists, Progress, RedisLists
 from serving_api.settings import ServingSettings, share_metrics
+from serving_api.smoke import Load, User, smoke
 
 PRECOMPUTE_PATIENCE = timedelta(seconds=10)
 """Longest wait for Redis while lists are made."""
@@ -34,6 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
     try:
+        if options.command == "smoke":
+            return smoke_test(options)
         settings, store_settings = ServingSettings.load(), StoreSettings.load()
         if options.command == "serve":
             given = {name: getattr(options, name) for name in ("host", "port", "workers")}
@@ -84,7 +89,25 @@ def parser() -> argparse.ArgumentParser:
     listing.add_argument(
         "--users", default="all", metavar="FILE", help="one user id a line (default: all, those in PostgreSQL)"
     )
+    _add_smoke(commands)
     return top
+
+
+def _add_smoke(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    smoking = commands.add_parser(
+        "smoke",
+        help="load an artifact as a reader does and ask it, without any store; the last line is JSON",
+        epilog="example: python -m serving_api smoke movies .penstock/artifacts/movies/v1 --requests 1000",
+    )
+    smoking.add_argument("model", help="whose artifact it is, such as movies")
+    smoking.add_argument("artifact", type=Path, help="its directory: ROOT/MODEL/VERSION")
+    smoking.add_argument("--requests", type=at_least_one, default=1_000, metavar="N", help="asked (default: 1000)")
+    smoking.add_argument("--clients", type=at_least_one, default=8, metavar="N", help="that ask at once (default: 8)")
+    smoking.add_argument("--top", type=at_least_one, default=10, metavar="K", help="items in a list (default: 10)")
+    smoking.add_argument("--seed", type=int, default=0, help="of the users that are drawn (default: 0)")
+    smoking.add_argument(
+        "--users", metavar="FILE", help='JSON [{"user_id": "u", "items": ["i"]}] instead, - for standard input'
+    )
 
 
 def at_least_one(text: str) -> int:
@@ -187,6 +210,28 @@ def precompute(settings: ServingSettings, store_settings: StoreSettings, options
         file=sys.stderr,
     )
     return 0
+
+
+def smoke_test(options: argparse.Namespace) -> int:
+    """Print what an artifact does in the reader's code; 1 when a request raised something, or has no answer that can be shown."""
+    load = Load(options.requests, options.clients, options.top, options.seed)
+    users = None if options.users is None else told_users(options.users)
+    with tuned_interpreter():
+        figures = smoke(options.artifact, ModelName(options.model), load, users)
+    print(encode_smoke(figures).decode())
+    return 1 if figures.errors or figures.empty or figures.wrong else 0
+
+
+def told_users(file: str) -> list[User]:
+    """Users in a JSON file, or on standard input. Raises SettingsError when there are none."""
+    try:
+        raw = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+        users = msgspec.json.decode(raw, type=list[User])
+    except (OSError, msgspec.DecodeError) as error:
+        raise SettingsError(f"--users: {error}") from error
+    if not users:
+        raise SettingsError("--users: expected at least one, got none")
+    return users
 
 
 def users_of(path: Path) -> Iterator[UserId]:

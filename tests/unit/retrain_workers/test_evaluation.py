@@ -1,49 +1,31 @@
-"""The offline gate: who is judged, on what, and how."""
+"""Who is judged, on what, and how: cases, their guard against leaks, figures of lists."""
 
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from online_models.contracts.artifacts import DataWindow
 from online_models.contracts.ids import hash64
-from retrain_workers.datasets import Dataset, Split
-from retrain_workers.evaluation import Accept, Gate, Popularity, Reject, Scores, cases_of, judge, score, unaided_cases
-
-GATE = Gate(tolerance=0.05, absurd_share=0.5, min_users=20)
-
-
-def scores(ndcg: float, users: int = 100) -> Scores:
-    column = np.full(users, ndcg)
-    return Scores(column, column, column)
-
-
-@pytest.mark.parametrize(("ours", "verdict"), [(0.60, Accept), (0.50, Accept), (0.476, Accept), (0.474, Reject)])
-def test_a_candidate_may_lose_no_more_than_the_tolerance(ours: float, verdict: type) -> None:
-    assert type(judge(scores(ours), scores(0.5), scores(0.1), GATE)) is verdict
-
-
-def test_with_too_few_users_a_champion_stays_however_good_the_candidate_looks() -> None:
-    found = judge(scores(0.9, 19), scores(0.1, 19), scores(0.1, 19), GATE)
-    assert found == Reject("inconclusive: 19 holdout users, 20 needed")
-    assert isinstance(judge(scores(0.9, 20), scores(0.1, 20), scores(0.1, 20), GATE), Accept)
-
-
-def test_no_users_at_all_is_never_success_against_a_champion() -> None:
-    assert isinstance(judge(scores(0.9, 0), scores(0.1, 0), scores(0.1, 0), GATE), Reject)
-
-
-def test_a_first_model_is_refused_only_when_it_is_absurd_beside_popularity() -> None:
-    assert isinstance(judge(scores(0.16), None, scores(0.3), GATE), Accept)
-    assert isinstance(judge(scores(0.14), None, scores(0.3), GATE), Reject)
-    assert isinstance(judge(scores(0.0, 3), None, scores(0.3, 3), GATE), Accept)
-
-
-def test_the_reason_holds_the_numbers() -> None:
-    found = judge(scores(0.4), scores(0.5), scores(0.1), GATE)
-    assert found.reason == (
-        "NDCG 0.4000 against 0.5000 of the champion, difference -0.1000 ± 0.0000 on 100 users: "
-        "below 95% of the champion"
-    )
+from online_models.errors import TrainingError
+from retrain_workers.datasets import Dataset
+from retrain_workers.evaluation import (
+    PERSISTENCE,
+    Hashes,
+    Popularity,
+    cases_of,
+    depth_of,
+    distinct_items,
+    jaccard,
+    old_regime_cases,
+    parts_and_cases,
+    rank_biased_overlap,
+    score,
+    unaided_cases,
+)
+from retrain_workers.splits import Split
 
 
 def small_split() -> Split:
@@ -120,3 +102,145 @@ def test_without_cases_there_are_no_figures() -> None:
     empty = score(Popularity(np.empty(0, np.uint64)), [])
     assert len(empty) == 0
     assert empty.figures() == {}
+
+
+def leaky_split(seed: int) -> tuple[Split, int]:
+    """An honest split of a drawn log, and an event of its holdout, as a row of the log."""
+    rng = np.random.default_rng(seed)
+    n, cut_ms = 200, 150
+    ts_ms = np.arange(n, dtype=np.int64)
+    log = Dataset(
+        [f"u{row}" for row in range(8)],
+        [f"i{row}" for row in range(20)],
+        rng.integers(0, 8, n).astype(np.int32),
+        rng.integers(0, 20, n).astype(np.int32),
+        ts_ms,
+        np.ones(n, np.float32),
+        np.zeros(n, np.bool_),
+    )
+    return Split(log.take(ts_ms < cut_ms), log, cut_ms), int(rng.integers(cut_ms, n))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_an_event_of_the_future_in_a_history_is_an_error_that_names_it(seed: int) -> None:
+    planted, future = leaky_split(seed)
+    log = planted.holdout
+    holdout = log.take(log.ts_ms >= planted.cut_ms)
+    assert len(cases_of(replace(planted, holdout=holdout))) > 0
+    leaking = log.take((log.ts_ms < planted.cut_ms) | (log.ts_ms == future))
+    who, what = log.users[log.user[future]], log.items[log.item[future]]
+    with pytest.raises(
+        TrainingError, match=rf"leak: .* before 150 ms, got user '{who}' with item '{what}' at {future} ms"
+    ):
+        unaided_cases(replace(planted, history=leaking, holdout=holdout), 1)
+
+
+def test_an_event_at_the_very_time_of_the_cut_is_future_too() -> None:
+    planted, _ = leaky_split(0)
+    log = planted.holdout
+    with pytest.raises(TrainingError, match="at 150 ms"):
+        cases_of(Split(log.take(log.ts_ms <= 150), log.take(log.ts_ms > 150), 150))
+
+
+def test_an_event_from_before_the_cut_is_no_test() -> None:
+    planted, _ = leaky_split(0)
+    with pytest.raises(TrainingError, match="leak: expected a holdout from 150 ms on"):
+        cases_of(planted)
+
+
+def test_the_old_regime_is_the_end_of_what_the_champion_was_trained_on() -> None:
+    planted, _ = leaky_split(1)
+    log = planted.holdout
+    ours = old_regime_cases(log, champion_end_ms=99, holdout_fraction=0.2)
+    old = log.take(log.ts_ms < 100)
+    expected = cases_of(Split(old.take(old.ts_ms < 80), old.take(old.ts_ms >= 80), 80))
+    assert [case.relevant.tolist() for case in ours] == [case.relevant.tolist() for case in expected]
+    assert ours
+    assert old_regime_cases(log, champion_end_ms=0, holdout_fraction=0.2) == []
+    assert old_regime_cases(log, champion_end_ms=-1, holdout_fraction=0.2) == []
+
+
+def test_lists_that_were_scored_are_kept_for_what_they_have_in_common() -> None:
+    order = np.array([hash64(f"i{item}") for item in (0, 1, 4, 2, 3)], np.uint64)
+    found = score(Popularity(order), cases_of(small_split()))
+    assert sorted(len(each) for each in found.lists) == [3, 5]
+    assert distinct_items(found.lists) == 5
+    assert distinct_items([]) == 0
+
+
+def slow_overlap(ours: list[int], theirs: list[int]) -> float:
+    """Webber's equation 30, place by place."""
+    depth, p = min(len(ours), len(theirs)), PERSISTENCE
+    common = [len(set(ours[:d]) & set(theirs[:d])) for d in range(1, depth + 1)]
+    sums = sum(common[d - 1] / d * p**d for d in range(1, depth + 1))
+    return common[-1] / depth * p**depth + (1 - p) / p * sums
+
+
+def as_hashes(items: list[int]) -> Hashes:
+    return np.array(items, np.uint64)
+
+
+@given(
+    st.lists(st.integers(0, 12), min_size=1, max_size=10, unique=True),
+    st.lists(st.integers(0, 12), min_size=1, max_size=10, unique=True),
+)
+def test_overlaps_are_those_of_their_definitions(ours: list[int], theirs: list[int]) -> None:
+    a, b = as_hashes(ours), as_hashes(theirs)
+    assert jaccard(a, b) == pytest.approx(len({*ours} & {*theirs}) / len({*ours} | {*theirs}))
+    assert rank_biased_overlap(a, b) == pytest.approx(slow_overlap(ours, theirs))
+    assert 0 <= rank_biased_overlap(a, b) <= 1 + 1e-12
+    assert rank_biased_overlap(a, a) == pytest.approx(1)
+
+
+def test_empty_lists_agree_with_each_other_alone() -> None:
+    nothing, some = as_hashes([]), as_hashes([1])
+    assert (jaccard(nothing, nothing), rank_biased_overlap(nothing, nothing)) == (1.0, 1.0)
+    assert (jaccard(nothing, some), rank_biased_overlap(some, nothing)) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("fraction", "new_share", "cut_ms"), [(0.1, 0.5, 190), (0.5, 0.5, 190), (0.1, 1.0, 180), (0.02, 1.0, 196)]
+)
+def test_of_what_is_new_since_the_champion_half_is_left_to_learn_from(
+    fraction: float, new_share: float, cut_ms: int
+) -> None:
+    log = leaky_split(2)[0].holdout  # one event a millisecond, 200 of them
+    champion = DataWindow(0, 179, 180)
+    parts, cases = parts_and_cases(log, fraction, champion, 1, new_share)
+    assert parts.cut_ms == cut_ms
+    assert parts.history.ts_ms.max() == cut_ms - 1
+    assert len(cases) > 0
+
+
+def test_without_events_since_the_champion_there_are_no_cases() -> None:
+    log = leaky_split(2)[0].holdout
+    parts, cases = parts_and_cases(log, 0.1, DataWindow(0, 199, 200), 1)
+    assert (len(parts.holdout), cases) == (0, [])
+
+
+def test_an_event_dated_far_ahead_does_not_hold_up_what_comes_after_the_champion_s_other_events() -> None:
+    log = leaky_split(2)[0].holdout
+    parts, cases = parts_and_cases(log, 0.1, DataWindow(0, 10**6, 160), 3)
+    assert parts.cut_ms == 180
+    assert len(cases) >= 3
+
+
+@pytest.mark.parametrize(("items", "depth"), [(20, 10), (400, 20), (3_000, 100)])
+def test_the_depth_of_a_comparison_goes_with_the_catalogue(items: int, depth: int) -> None:
+    many, column = np.arange(items, dtype=np.int32), np.ones(items, np.float32)
+    names = [f"i{row}" for row in range(items)]
+    history = Dataset(["u0"], names, np.zeros(items, np.int32), many, many.astype(np.int64), column, column < 0)
+    assert depth_of(history) == depth
+
+
+def test_deep_figures_are_of_more_items_and_lists_stay_short() -> None:
+    order = np.array([hash64(f"i{item}") for item in (0, 1, *range(90, 105), 4, 2, 3)], np.uint64)
+    cases = cases_of(small_split())
+    plain, found = score(Popularity(order), cases), score(Popularity(order), cases, 18)
+    assert plain.judged.tolist() == plain.ndcg.tolist() == found.ndcg.tolist() == [0.0, 0.0]
+    # user a: hits at places 17 and 18 of the items that are new to them; user b: at place 18
+    known = (1 / np.log2(18) + 1 / np.log2(19)) / (1 + 1 / np.log2(3))
+    assert sorted(found.judged.tolist()) == pytest.approx(sorted([known, 1 / np.log2(19)]))
+    assert (found.depth, "ndcg_at_18" in found.figures(), "ndcg_at_18" in plain.figures()) == (18, True, False)
+    assert [each.tolist() for each in plain.lists] == [each.tolist() for each in found.lists]
+    assert max(map(len, found.lists)) == 10
