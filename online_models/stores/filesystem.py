@@ -128,7 +128,8 @@ class FilesystemArtifacts:
         )
 
     def discard(self, model: ModelName, version: ModelVersion) -> None:
-        """Delete a version that was never registered; the directory disappears whole. Idempotent."""
+        """Delete a version that was never registered, or whose collection has begun; the directory disappears whole.
+        Idempotent."""
         target = self.path(model, version)
         aside = target.parent / f"{_ASIDE}{version}-{os.getpid()}-{secrets.token_hex(4)}"
         with suppress(FileNotFoundError):

@@ -3,7 +3,8 @@ move.
 
 - Whatever changes a model's champion or rollouts locks its alias row first. Two controllers are thereby in
   sequence, and epochs grow in the order in which they become visible, which the route documents rely on.
-- A promotion moves the alias in the transaction that ends the rollout.
+- Aliases move in the transaction that makes them true: `challenger` as a rollout begins and ends, `champion` and
+  `previous` with a promotion. A version whose artifact is collected, or about to be, begins no rollout.
 """
 
 from collections.abc import Mapping
@@ -12,10 +13,11 @@ from typing import Any
 import msgspec
 
 from online_models.contracts.ids import Epoch, ModelName, ModelVersion
-from online_models.contracts.rollouts import Phase, Rollout, StageCounts
+from online_models.contracts.registry import Alias, Happening
+from online_models.contracts.rollouts import OPEN_PHASES, Phase, Rollout, StageCounts
 from online_models.errors import StaleEpoch, StoreError
 from online_models.stores.postgres import Cursor, Database, one, query
-from online_models.stores.postgres_registry import record_event
+from online_models.stores.postgres_registry import lock_champion, record_event, refuse_collected
 
 
 class PostgresRollouts:
@@ -57,7 +59,7 @@ class PostgresRollouts:
             row = cursor.fetchone()
             if row is None:
                 raise StaleEpoch(f"{model}: expected no champion before adopting {version}, found one")
-            record_event(cursor, model, version, "adopted", actor, epoch=row[0])
+            record_event(cursor, model, version, Happening.ADOPTED, actor, epoch=row[0])
             return Epoch(row[0])
 
         return self._database.run(work)
@@ -70,19 +72,21 @@ class PostgresRollouts:
         StaleEpoch
             When `stable` is not the model's champion any more, the model has an open rollout, or the canary has been tried.
         StoreError
-            When the canary is not registered.
+            When the canary is not registered, or its artifact is collected.
         """
 
         def work(cursor: Cursor) -> Rollout:
-            champion = _lock_champion(cursor, model)
+            champion = lock_champion(cursor, model)
             if champion != stable:
                 raise StaleEpoch(f"{model}: expected the champion {stable} as stable version, found {champion}")
+            refuse_collected(cursor, model, canary)
             cursor.execute(query("insert_rollout"), {"model": model, "stable": stable, "canary": canary})
             row = cursor.fetchone()
             if row is None:
                 raise StaleEpoch(f"{model}: expected no open rollout, and none of {canary} before; found one")
             rollout = _rollout(row)
             _record(cursor, None, rollout, actor, "created", {})
+            _challenge(cursor, rollout, actor)
             return rollout
 
         return self._database.run(work)
@@ -90,8 +94,8 @@ class PostgresRollouts:
     def transition(
         self, old: Rollout, new: Rollout, actor: str, reason: str, evidence: Mapping[str, object]
     ) -> Rollout:
-        """Replace `old` by `new` (its phase, stage, weight and stage start), note the event, move the alias
-        on promotion.
+        """Replace `old` by `new` (its phase, stage, weight and stage start), note the event, move the aliases
+        when it ends.
 
         Returns `new` with its fresh epoch.
 
@@ -107,7 +111,7 @@ class PostgresRollouts:
             raise StoreError(f"rollout {old.id}: expected a new state of {_identity(old)}, got {_identity(new)}")
 
         def work(cursor: Cursor) -> Rollout:
-            champion = _lock_champion(cursor, old.model)
+            champion = lock_champion(cursor, old.model)
             cursor.execute(query("update_rollout"), {**msgspec.structs.asdict(new), "epoch": old.epoch})
             row = cursor.fetchone()
             if row is None:
@@ -119,10 +123,21 @@ class PostgresRollouts:
                 if champion != moved.stable:
                     raise StaleEpoch(f"rollout {old.id}: expected the champion {moved.stable}, found {champion}")
                 _promote(cursor, moved, actor)
+            elif moved.phase not in OPEN_PHASES:
+                _withdraw(cursor, moved, actor, reason)
             _record(cursor, old, moved, actor, reason, evidence)
             return moved
 
         return self._database.run(work)
+
+    def rollouts_of(self, model: ModelName, version: ModelVersion) -> list[Rollout]:
+        """The rollouts that a version took part in, as canary or as stable version, oldest first."""
+
+        def work(cursor: Cursor) -> list[Rollout]:
+            cursor.execute(query("select_rollouts_of"), {"model": model, "version": version})
+            return [_rollout(row) for row in cursor]
+
+        return self._database.run(work, idempotent=True)
 
     def champion_epoch(self, model: ModelName) -> tuple[ModelVersion, Epoch] | None:
         """The champion and the epoch at which it became that."""
@@ -157,19 +172,43 @@ def _identity(rollout: Rollout) -> tuple[object, ...]:
     return rollout.id, rollout.model, rollout.stable, rollout.canary, rollout.salt
 
 
-def _lock_champion(cursor: Cursor, model: ModelName) -> ModelVersion | None:
-    cursor.execute(query("lock_champion"), {"model": model})
-    row = cursor.fetchone()
-    return None if row is None else ModelVersion(row[0])
+def _challenge(cursor: Cursor, rollout: Rollout, actor: str) -> None:
+    _move_alias(cursor, rollout, Alias.CHALLENGER, rollout.canary)
+    record_event(
+        cursor, rollout.model, rollout.canary, Happening.CHALLENGING, actor,
+        epoch=rollout.epoch, rollout_id=rollout.id, champion=rollout.stable,
+    )  # fmt: skip
+
+
+def _withdraw(cursor: Cursor, rollout: Rollout, actor: str, reason: str) -> None:
+    cursor.execute(query("delete_challenger"), {"model": rollout.model, "version": rollout.canary})
+    record_event(
+        cursor, rollout.model, rollout.canary, Happening.WITHDRAWN, actor,
+        epoch=rollout.epoch, rollout_id=rollout.id, outcome=rollout.phase, reason=reason,
+    )  # fmt: skip
 
 
 def _promote(cursor: Cursor, rollout: Rollout, actor: str) -> None:
-    values = {"model": rollout.model, "version": rollout.canary, "epoch": rollout.epoch}
-    cursor.execute(query("move_champion"), values)
+    cursor.execute(query("delete_challenger"), {"model": rollout.model, "version": rollout.canary})
+    _move_alias(cursor, rollout, Alias.CHAMPION, rollout.canary)
+    _move_alias(cursor, rollout, Alias.PREVIOUS, rollout.stable)
     record_event(
-        cursor, rollout.model, rollout.canary, "promoted", actor,
+        cursor, rollout.model, rollout.canary, Happening.PROMOTED, actor,
         epoch=rollout.epoch, rollout_id=rollout.id, replaced=rollout.stable,
     )  # fmt: skip
+    record_event(
+        cursor, rollout.model, rollout.stable, Happening.REPLACED, actor,
+        epoch=rollout.epoch, rollout_id=rollout.id, by=rollout.canary,
+    )  # fmt: skip
+
+
+def _move_alias(cursor: Cursor, rollout: Rollout, alias: Alias, version: ModelVersion) -> None:
+    values = {"model": rollout.model, "alias": alias, "version": version, "epoch": rollout.epoch}
+    cursor.execute(query("move_alias"), values)
+    if cursor.rowcount == 0:
+        raise StaleEpoch(
+            f"{rollout.model}: expected the alias {alias} older than epoch {rollout.epoch}, it has moved on"
+        )
 
 
 def _record(

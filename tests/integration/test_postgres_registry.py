@@ -233,7 +233,7 @@ def test_of_two_controllers_exactly_one_makes_the_transition(
     )
     assert sorted(type(result) is StaleEpoch for result in results) == [False, True, True, True]
     assert events(registry, "rollout_events") == 2
-    assert events(registry, "registry_events") == (4 if target is Phase.PROMOTED else 3)
+    assert events(registry, "registry_events") == (6 if target is Phase.PROMOTED else 4)
 
 
 def test_of_two_controllers_exactly_one_begins_a_rollout_or_adopts(postgres: str, registry: PostgresRegistry) -> None:

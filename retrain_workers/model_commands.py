@@ -1,0 +1,148 @@
+"""`python -m retrain_workers models ...`: what each command is given, and the lines it answers with.
+
+- A command without a name is `list`. A version may be named by its alias: `models show movies champion`.
+"""
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from online_models.contracts.ids import ModelName, ModelVersion
+from retrain_workers.app import Stores, retention_of, rules_of, tracker_of
+from retrain_workers.collection import collect_model, collectable
+from retrain_workers.garbage import Retention
+from retrain_workers.head_to_head import HeadToHead, head_to_head, lines_of
+from retrain_workers.job_rules import TrainingRules, TrainingStores
+from retrain_workers.mirror import mirror, waiting_lines
+from retrain_workers.models import diff_lines, list_lines, record_of, show_json, show_lines
+from retrain_workers.publish import orphans
+from retrain_workers.settings import WorkerSettings
+
+Compare = Callable[[ModelName, ModelVersion, ModelVersion, TrainingStores, TrainingRules], HeadToHead]
+
+ACTOR = "models gc"
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """What the commands work on; compare : how two versions are ranked on the same events."""
+
+    stores: Stores
+    settings: WorkerSettings
+    now: datetime
+    compare: Compare = head_to_head
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The commands of `models`."""
+    parser.set_defaults(answer=list_models, model=None)
+    commands = parser.add_subparsers(dest="models_command")
+    every = commands.add_parser("list", help="the versions of a model, or of all")
+    every.add_argument("model", nargs="?", help="one model only, such as movies")
+    every.set_defaults(answer=list_models)
+    show = commands.add_parser("show", help="everything that is known of a version")
+    _name_versions(show, "version")
+    show.add_argument("--json", action="store_true", help="one JSON object on one line")
+    show.set_defaults(answer=show_model)
+    diff = commands.add_parser("diff", help="what sets two versions apart")
+    _name_versions(diff, "first", "second")
+    diff.set_defaults(answer=diff_models)
+    compare = commands.add_parser("compare", help="rank the same later events by two versions")
+    _name_versions(compare, "first", "second")
+    compare.set_defaults(answer=compare_models)
+    gc = commands.add_parser("gc", help="remove the artifacts that nothing needs any more")
+    gc.add_argument("model", nargs="?", help="one model only, such as movies")
+    gc.add_argument("--dry-run", action="store_true", help="only say what would go")
+    gc.add_argument("--keep", type=int, help="former champions that are kept (default: setting keep_champions)")
+    gc.add_argument("--grace-seconds", type=float, help="(default: setting collect_grace_seconds)")
+    gc.set_defaults(answer=collect_garbage)
+    send = commands.add_parser("mirror", help="send to MLflow what it has not been told")
+    send.add_argument("--all", action="store_true", help="also what it has been told")
+    send.set_defaults(answer=mirror_models)
+
+
+def _name_versions(parser: argparse.ArgumentParser, *names: str) -> None:
+    parser.add_argument("model", help="such as movies")
+    for name in names:
+        parser.add_argument(name, help="such as v12, or an alias: champion, challenger, previous")
+
+
+def list_models(options: argparse.Namespace, bench: Bench) -> list[str]:
+    """A table per model. Raises StoreError when the model that is asked for has no version."""
+    registry = bench.stores.registry
+    models = [ModelName(options.model)] if options.model else registry.models()
+    return [line for model in models for line in list_lines(record_of(registry, model))] or ["no model has a version"]
+
+
+def show_model(options: argparse.Namespace, bench: Bench) -> list[str]:
+    """One version. Raises StoreError when it is not registered."""
+    record = record_of(bench.stores.registry, ModelName(options.model))
+    version = record.resolve(options.version)
+    if options.json:
+        return [show_json(record, version, bench.stores.rollouts)]
+    return show_lines(record, version, bench.stores.rollouts)
+
+
+def diff_models(options: argparse.Namespace, bench: Bench) -> list[str]:
+    """What sets two versions apart. Raises StoreError when one is not registered."""
+    record = record_of(bench.stores.registry, ModelName(options.model))
+    return diff_lines(record, record.resolve(options.first), record.resolve(options.second))
+
+
+def compare_models(options: argparse.Namespace, bench: Bench) -> list[str]:
+    """Two versions on the same events.
+
+    Raises
+    ------
+    StoreError
+        When one is not registered, or its artifact is collected.
+    ArtifactError, TrainingError
+        See `head_to_head`.
+    """
+    record = record_of(bench.stores.registry, ModelName(options.model))
+    first, second = (record.kept(name) for name in (options.first, options.second))
+    found = bench.compare(record.model, first, second, bench.stores, rules_of(bench.settings))
+    return [record.model, *lines_of(first, second, found)]
+
+
+def collect_garbage(options: argparse.Namespace, bench: Bench) -> list[str]:
+    """Remove artifacts, or say which would go; artifacts that were never registered too. Raises StoreError."""
+    stores, retention = bench.stores, _retention(options, bench.settings)
+    models = [record_of(stores.registry, ModelName(options.model)).model] if options.model else stores.registry.models()
+    lines = []
+    for model in models:
+        gone = (
+            collectable(stores.registry, model, bench.now, retention)
+            if options.dry_run
+            else collect_model(stores.artifacts, stores.registry, model, bench.now, retention, ACTOR)
+        )
+        lines += [f"{model} {version}: {'would be' if options.dry_run else 'was'} collected" for version in gone]
+    for model, orphan in orphans(stores.artifacts, stores.registry, bench.now):
+        if model in models:
+            if not options.dry_run:
+                stores.artifacts.discard(model, orphan)
+            lines.append(
+                f"{model} {orphan}: {'would be' if options.dry_run else 'was'} removed, it was never registered"
+            )
+    return lines or ["nothing to collect"]
+
+
+def _retention(options: argparse.Namespace, settings: WorkerSettings) -> Retention:
+    usual = retention_of(settings)
+    return Retention(
+        champions=usual.champions if options.keep is None else options.keep,
+        grace=usual.grace if options.grace_seconds is None else timedelta(seconds=options.grace_seconds),
+    )
+
+
+def mirror_models(options: argparse.Namespace, bench: Bench) -> list[str]:
+    """Send what waits; with `--all` everything that ever happened. Raises StoreError only when PostgreSQL fails."""
+    tracker, outbox = tracker_of(bench.settings), bench.stores.outbox
+    if tracker is None:
+        return ["no mirror: the setting mlflow_uri is empty"]
+    if options.all:
+        outbox.refill()
+    done = mirror(outbox, bench.stores.registry, tracker, limit=timedelta(hours=1))
+    error = [f"MLflow failed: {done.error}"] if done.error else []
+    return [f"{done.sent} versions sent", *error, *waiting_lines(outbox)]
