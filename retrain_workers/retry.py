@@ -3,6 +3,7 @@
 - Exponential backoff with equal jitter: half of the pause is fixed, half is random, so that jobs that failed
   together do not come back together.
 - A `TrainingError` is permanent: the same data and settings would fail again.
+- Too much memory is tried once more, as it may have been a rare case of what else ran; after that the data and settings need it.
 """
 
 import enum
@@ -19,6 +20,7 @@ class ErrorKind(enum.StrEnum):
     TRANSIENT = "transient"  # an exception that may not come again: a store away, an artifact unreadable
     CRASH = "crash"  # the training process died
     TIMEOUT = "timeout"  # the training process was killed for its running time
+    MEMORY = "memory"  # the training process was killed for its memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,9 @@ def decide(
     match kind:
         case ErrorKind.PERMANENT:
             return GiveUp("permanent: another attempt would fail the same way")
-        case ErrorKind.TRANSIENT | ErrorKind.CRASH | ErrorKind.TIMEOUT:
+        case ErrorKind.TRANSIENT | ErrorKind.CRASH | ErrorKind.TIMEOUT | ErrorKind.MEMORY:
+            if kind is ErrorKind.MEMORY and attempt > 1:
+                return GiveUp("memory: another attempt would take as much")
             if attempt >= max_attempts:
                 return GiveUp(f"{kind} on the last of {max_attempts} attempts")
             doublings = min(attempt - 1, 20)  # a timedelta overflows long before an int does

@@ -1,46 +1,42 @@
 """The worker: leases a job, has a child process train, finishes it under its fencing token; knows no model.
 
-- The parent does nothing but wait and extend the lease, so that training can starve it of nothing and a crash
-  of native code costs one attempt, not the worker.
-- A child whose parent is gone stops at once: it watches the parent's end of a pipe, which the kernel closes
-  even on kill -9.
-- All that decides who may publish is the queue's fencing token. Processes may die, stall or run twice at any
-  point.
-- A worker that has nothing to do removes, once an hour, the artifacts that killed workers left.
+- The parent does nothing but wait, watch and extend the lease, so that training can starve it of nothing and a crash of native
+  code costs one attempt, not the worker.
+- All that decides who may publish is the queue's fencing token. Processes may die, stall or run twice at any point; the next
+  attempt goes on from the checkpoints of the last.
+- A child that takes more memory or time than it may is killed. Memory is watched, not limited by the kernel: a limit of the
+  address space would count what torch and numba only reserve. In a container, stay below its own, which kills anything.
+- The estimate is made here, before a process is started: counting rows is cheap, and what is put off must not start a training.
+- A worker that has nothing to do does its chores.
 - A worker asked to stop kills its child and gives the lease back; the attempt does not count.
 """
 
 import logging
-import multiprocessing
 import os
 import random
-import signal
-import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from multiprocessing.connection import Connection, Pipe, wait
-from typing import Final, Self, assert_never
+from pathlib import Path
+from typing import Final, assert_never
 
-from online_models.contracts.jobs import RetrainJob
-from online_models.errors import LeaseLost, StoreUnavailable, TrainingError
+from online_models.contracts.jobs import Cost, Estimate, JobKind, Progress, RetrainJob, kind_of, level_of
+from online_models.errors import LeaseLost, StoreUnavailable
 from online_models.ports import ArtifactStore, JobQueue, ModelRegistry
-from retrain_workers.publish import Prepared, Refused, discard, remove_orphans
+from retrain_workers.checkpoints import drop_checkpoints
+from retrain_workers.chores import Chores
+from retrain_workers.cost import estimate, over_budget, with_attempt
+from retrain_workers.progress_line import ProgressLine, text_of
+from retrain_workers.publish import Prepared, Refused, discard
 from retrain_workers.retry import ErrorKind, GiveUp, RetryAt, RetryPolicy, decide
+from retrain_workers.training_process import Failed, Outcome, Train, TrainingProcess
 
 _LOG = logging.getLogger(__name__)
 
-_ERROR_LENGTH = 2_000
-_TIDY_EVERY: Final = timedelta(hours=1)
-
-
-@dataclass(frozen=True, slots=True)
-class Failed:
-    """An attempt that gave no result: what kind of error, and its message."""
-
-    kind: ErrorKind
-    error: str
+_GLANCE: Final = timedelta(milliseconds=100)
+"""Pause between two looks at a child: what it could allocate meanwhile is what the memory limit may be exceeded by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,21 +44,25 @@ class Stopped:
     """The worker was asked to stop while the child was training."""
 
 
-Outcome = Prepared | Refused | Failed
-
-Train = Callable[[RetrainJob], Prepared | Refused]
-"""What the child process runs, picklable. A TrainingError is permanent, any other exception transient."""
-
-
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """How long things may take. `heartbeat` is well below `lease`."""
+    """How long things may take, and what they may use. `heartbeat` is well below `lease`.
+
+    progress : shortest pause between two notes of how far a job is
+    kinds : of jobs that are taken; all where none is named
+    memory_bytes : of a training process and its children; 0 for no limit
+    budget_cpu_seconds : of a day (UTC), of all models; 0 for no limit
+    """
 
     lease: timedelta
     heartbeat: timedelta
+    progress: timedelta
     poll: timedelta
     job_timeout: timedelta
     retry: RetryPolicy
+    kinds: Sequence[JobKind] = ()
+    memory_bytes: int = 0
+    budget_cpu_seconds: float = 0.0
 
 
 class StopRequest:
@@ -89,6 +89,25 @@ class StopRequest:
         self._asked.close()
 
 
+class Pulse:
+    """When a running job's heartbeat is due: once a while, and sooner when there is progress to tell."""
+
+    def __init__(self, terms: Terms, now_seconds: float) -> None:
+        self._terms = terms
+        self._last = now_seconds
+        self._told: Progress | None = None
+
+    def due(self, progress: Progress | None, now_seconds: float) -> bool:
+        """Whether it is due now (monotonic seconds); it is then taken to be done."""
+        pause = self._terms.heartbeat
+        if progress != self._told:
+            pause = min(pause, self._terms.progress)
+        if now_seconds < self._last + pause.total_seconds():
+            return False
+        self._last, self._told = now_seconds, progress
+        return True
+
+
 class Worker:
     """Takes jobs from a queue until it is asked to stop.
 
@@ -96,8 +115,11 @@ class Worker:
     ----------
     name : who holds the lease, for people
     train : run in a spawned process per attempt
+    checkpoints : directory of what running jobs keep
     rng : jitter of retries
-    clock : the time now, aware; it only tells the age of artifacts
+    clock : the time now, aware; it only tells when chores are due
+    line : where the progress of the running job is shown
+    chores : what is done while there is no job
     """
 
     def __init__(
@@ -107,28 +129,34 @@ class Worker:
         artifacts: ArtifactStore,
         registry: ModelRegistry,
         train: Train,
+        checkpoints: Path,
         terms: Terms,
         rng: random.Random,
         clock: Callable[[], datetime],
+        line: ProgressLine,
+        chores: Chores,
     ) -> None:
         self._name = name
         self._queue = queue
         self._artifacts = artifacts
         self._registry = registry
         self._train = train
+        self._checkpoints = checkpoints
         self._terms = terms
         self._rng = rng
         self._clock = clock
-        self._tidied: datetime | None = None
+        self._line = line
+        self._chores = chores
 
     def run(self, stop: StopRequest) -> None:
         """Work until asked to stop. An error of a store is logged and the next look taken after a pause."""
-        say("worker.started", worker=self._name, pid=os.getpid())
+        kinds = ",".join(self._terms.kinds) or "all"
+        say("worker.started", worker=self._name, pid=os.getpid(), types=kinds)
         while not stop.requested:
             try:
                 busy = self.step(stop)
                 if not busy:
-                    self._tidy()
+                    self._chores.run_due(self._clock())
             except Exception:  # noqa: BLE001  the outermost boundary of a tick
                 _LOG.exception("worker.tick_failed worker=%s", self._name)
                 busy = False
@@ -145,139 +173,132 @@ class Worker:
 
     def step(self, stop: StopRequest) -> bool:
         """Take one job to its end, if there is one that is due; returns whether there was."""
-        job = self._queue.claim(self._name, self._terms.lease)
+        job = self._queue.claim(self._name, self._terms.lease, self._terms.kinds)
         if job is None:
             return False
-        kind = type(job.payload).__name__
-        say(
-            "job.claimed", job, worker=self._name, payload=kind, attempt=job.attempt, token=job.token, reason=job.reason
-        )
+        about = {"kind": kind_of(job.payload), "level": level_of(job.payload), "reason": job.reason}
+        say("job.claimed", job, worker=self._name, attempt=job.attempt, token=job.token, **about)
         try:
-            self._finish(job, self._attempt(job, stop), stop)
+            self._work(job, stop)
         except LeaseLost as lost:
             say("job.lease_lost", job, token=job.token, error=lost)
             discard(self._artifacts, self._registry, job)
         return True
 
-    def _tidy(self) -> None:
-        now = self._clock()
-        if self._tidied is None or now >= self._tidied + _TIDY_EVERY:
-            self._tidied = now
-            for model, version in remove_orphans(self._artifacts, self._registry, now):
-                say("artifact.removed", model=model, version=version, reason="written and never registered")
-
-    def _attempt(self, job: RetrainJob, stop: StopRequest) -> Outcome | Stopped:
-        deadline = time.monotonic() + self._terms.job_timeout.total_seconds()
-        with TrainingProcess(self._train, job) as child:
-            while True:
-                outcome = child.outcome_within(self._terms.heartbeat, stop)
-                if outcome is not None:
-                    return outcome
-                if stop.requested:
-                    return Stopped()
-                if time.monotonic() >= deadline:
-                    return Failed(ErrorKind.TIMEOUT, f"not finished in {self._terms.job_timeout}")
-                self._heartbeat(job)
-
-    def _heartbeat(self, job: RetrainJob) -> None:
+    def _work(self, job: RetrainJob, stop: StopRequest) -> None:
         try:
-            self._queue.heartbeat(job, self._terms.lease)
+            expected = self._admitted(job)
+        except StoreUnavailable as error:
+            return self._finish(job, Failed(ErrorKind.TRANSIENT, str(error)), job.cost, stop)
+        if expected is not None:
+            outcome, cost = self._attempt(job, expected.events, stop)
+            self._finish(job, outcome, cost, stop)
+
+    def _admitted(self, job: RetrainJob) -> Estimate | None:
+        """What the job is expected to cost; None when that is too much for today, and the job waits for tomorrow."""
+        outlook = self._queue.outlook(job)
+        expected = estimate(kind_of(job.payload), outlook.events, outlook.past)
+        say("job.estimated", job, **_fields(expected))
+        budget = self._terms.budget_cpu_seconds
+        spent = self._queue.reserve(job, expected, budget)
+        if spent is None:
+            return expected
+        reason = over_budget(expected, spent, budget)
+        self._queue.put_off(job, reason)
+        say("job.put_off", job, reason=reason)
+        return None
+
+    def _attempt(self, job: RetrainJob, events: int, stop: StopRequest) -> tuple[Outcome | Stopped, Cost]:
+        try:
+            with TrainingProcess(self._train, job, self._checkpoints) as child:
+                outcome = self._watched(job, events, child, stop)
+        finally:
+            self._line.clear()
+        cost = _cost(job, events, child)
+        say("job.attempt_ended", job, attempt=job.attempt, outcome=type(outcome).__name__, **_fields(cost))
+        return outcome, cost
+
+    def _watched(self, job: RetrainJob, events: int, child: TrainingProcess, stop: StopRequest) -> Outcome | Stopped:
+        """The outcome of a running child, whatever ends it; keeps its lease, and tells how far it is, until then."""
+        pulse = Pulse(self._terms, time.monotonic())
+        glance = min(_GLANCE, self._terms.heartbeat)
+        while True:
+            outcome = child.outcome_within(glance, stop.heard) or self._ended(child, stop)
+            if outcome is not None:
+                return outcome
+            if child.progress is not None:
+                self._line.show(job, child.progress)
+            if pulse.due(child.progress, time.monotonic()):
+                self._heartbeat(job, child.progress, _cost(job, events, child))
+
+    def _ended(self, child: TrainingProcess, stop: StopRequest) -> Failed | Stopped | None:
+        """Why a child without an outcome must end now; None when it need not."""
+        terms = self._terms
+        if stop.requested:
+            return Stopped()
+        if 0 < terms.memory_bytes < child.usage.peak_bytes:
+            used = f"{child.usage.peak_bytes >> 20} MiB of memory, {terms.memory_bytes >> 20} MiB are allowed"
+            return Failed(ErrorKind.MEMORY, f"the training process took {used}")
+        if child.wall_seconds >= terms.job_timeout.total_seconds():
+            return Failed(ErrorKind.TIMEOUT, f"not finished in {terms.job_timeout}")
+        return None
+
+    def _heartbeat(self, job: RetrainJob, progress: Progress | None, cost: Cost) -> None:
+        try:
+            self._queue.heartbeat(job, self._terms.lease, progress, cost)
         except StoreUnavailable as error:  # the store may be back before the lease is over; the token decides
             _LOG.warning("job.heartbeat_failed job_id=%s model=%s error=%r", job.id, job.model, str(error))
+        if progress is not None:
+            say("job.progress", job, at=text_of(progress))
 
-    def _finish(self, job: RetrainJob, outcome: Outcome | Stopped, stop: StopRequest) -> None:
+    def _finish(self, job: RetrainJob, outcome: Outcome | Stopped, cost: Cost, stop: StopRequest) -> None:
         """Write the outcome, again and again for one lease while the store is away: the token decides whether it still
         counts, and a write whose answer was lost is refused the second time."""
         deadline = time.monotonic() + self._terms.lease.total_seconds()
         while True:
             try:
-                return self._write(job, outcome)
+                return self._write(job, outcome, cost)
             except StoreUnavailable as error:
                 if stop.requested or time.monotonic() >= deadline:
                     raise
                 _LOG.warning("job.finish_failed job_id=%s model=%s error=%r", job.id, job.model, str(error))
                 wait([stop.heard], self._terms.poll.total_seconds())
 
-    def _write(self, job: RetrainJob, outcome: Outcome | Stopped) -> None:
+    def _write(self, job: RetrainJob, outcome: Outcome | Stopped, cost: Cost) -> None:
         match outcome:
-            case Prepared(manifest, sha256):
-                self._queue.publish(job, manifest, sha256)
+            case Prepared(manifest, sha256, report):
+                self._queue.publish(job, manifest, sha256, cost, report)
                 say("job.published", job, version=manifest.version, parent=manifest.parent, **manifest.metrics)
-            case Refused(reason):
-                self._queue.reject(job, reason)
+                drop_checkpoints(self._checkpoints, job.id)
+            case Refused(reason, report):
+                self._queue.reject(job, reason, cost, report)
                 say("job.rejected", job, reason=reason)
+                drop_checkpoints(self._checkpoints, job.id)
             case Stopped():
-                self._queue.release(job)
+                self._queue.release(job, cost)
                 say("job.released", job, reason="the worker was asked to stop")
             case Failed(kind, error):
-                self._fail(job, kind, error)
+                self._fail(job, kind, error, cost)
             case _:
                 assert_never(outcome)
 
-    def _fail(self, job: RetrainJob, kind: ErrorKind, error: str) -> None:
+    def _fail(self, job: RetrainJob, kind: ErrorKind, error: str, cost: Cost) -> None:
         match decide(kind, job.attempt, job.max_attempts, self._terms.retry, self._rng):
             case RetryAt(after):
-                self._queue.retry(job, after, error)
+                self._queue.retry(job, after, error, cost)
                 say("job.retried", job, attempt=job.attempt, after=after, error=error)
             case GiveUp(reason):
-                self._queue.bury(job, f"{reason}: {error}")
+                self._queue.bury(job, f"{reason}: {error}", cost)
                 say("job.buried", job, attempt=job.attempt, reason=reason, error=error)
+                drop_checkpoints(self._checkpoints, job.id)
 
 
-class TrainingProcess:
-    """One attempt in a spawned process; leaving the block ends it, whatever it is doing."""
-
-    def __init__(self, train: Train, job: RetrainJob) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._outcome, self._sender = context.Pipe(duplex=False)
-        self._process = context.Process(
-            target=_training_process, args=(train, job, self._sender), name=f"train-{job.id}", daemon=True
-        )
-
-    def __enter__(self) -> Self:
-        self._process.start()
-        self._sender.close()  # the child holds the only writing end, so its death is an end of file
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._process.kill()
-        self._process.join()
-        self._process.close()
-        self._outcome.close()
-
-    def outcome_within(self, pause: timedelta, stop: StopRequest) -> Outcome | None:
-        """What came of the attempt; None when the pause is over or a stop was asked for first."""
-        if self._outcome not in wait([self._outcome, stop.heard], pause.total_seconds()):
-            return None
-        try:
-            outcome: Outcome = self._outcome.recv()
-        except EOFError:
-            self._process.join()
-            return Failed(ErrorKind.CRASH, f"the training process died with exit code {self._process.exitcode}")
-        return outcome
+def _cost(job: RetrainJob, events: int, child: TrainingProcess) -> Cost:
+    return with_attempt(job.cost, events, child.usage.cpu_seconds, child.wall_seconds, child.usage.peak_bytes)
 
 
-def _training_process(train: Train, job: RetrainJob, sender: "Connection[Outcome, Outcome]") -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
-    sender.send(_outcome_of(train, job))
-
-
-def _exit_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None, "started by multiprocessing"
-    parent.join()
-    os._exit(1)
-
-
-def _outcome_of(train: Train, job: RetrainJob) -> Outcome:
-    try:
-        return train(job)
-    except TrainingError as error:
-        return Failed(ErrorKind.PERMANENT, str(error))
-    except Exception as error:  # noqa: BLE001  the outermost boundary of an attempt
-        _LOG.exception("job.attempt_failed job_id=%s model=%s", job.id, job.model)
-        return Failed(ErrorKind.TRANSIENT, f"{type(error).__name__}: {error}"[:_ERROR_LENGTH])
+def _fields(figures: Cost | Estimate) -> dict[str, object]:
+    return {name: getattr(figures, name) for name in figures.__struct_fields__}
 
 
 def say(event: str, job: RetrainJob | None = None, **fields: object) -> None:

@@ -10,11 +10,25 @@ from datetime import timedelta
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
-from online_models.contracts.ids import ModelName, ModelVersion
-from online_models.contracts.jobs import JobState, RetrainJob, TrainAls, version_of
+from online_models.contracts.ids import JobId, ModelName, ModelVersion
+from online_models.contracts.jobs import (
+    Cost,
+    Estimate,
+    JobKind,
+    JobPayload,
+    JobState,
+    NewJob,
+    Progress,
+    RetrainJob,
+    TrainAls,
+    TrainLora,
+    TrainTwoTower,
+    version_of,
+)
 from online_models.errors import LeaseLost, StoreError, StoreUnavailable
-from online_models.stores.postgres import Cursor, Database, one
+from online_models.stores.postgres import Cursor, Database, one, query
 from online_models.stores.postgres_jobs import PostgresJobs
 from online_models.stores.postgres_registry import PostgresRegistry
 from tests.samples import MOVIES, SHA256, manifest, new_job
@@ -146,12 +160,15 @@ def test_every_write_of_a_stale_token_is_refused(queue: PostgresJobs) -> None:
     queue.submit(new_job())
     late = let_expire(queue)
     claim(queue)
-    writes: tuple[Callable[[], None], ...] = (
+    writes: tuple[Callable[[], object], ...] = (
         lambda: queue.heartbeat(late, LEASE),
         lambda: queue.reject(late, "worse"),
         lambda: queue.retry(late, LEASE, "failed"),
         lambda: queue.bury(late, "failed"),
         lambda: queue.release(late),
+        lambda: queue.put_off(late, "too dear"),
+        lambda: queue.reserve(late, Estimate(1, 1.0, 1.0, 1), 0.0),
+        lambda: queue.reserve(late, Estimate(1, 1.0, 1.0, 1), 100.0),
         lambda: publish(queue, late),
     )
     for write in writes:
@@ -287,6 +304,61 @@ def test_a_payload_of_another_release_is_buried_and_the_next_job_taken(queue: Po
         cursor.execute("""UPDATE retrain_jobs SET payload = '{"type": "train_tarot"}' WHERE model = 'movies'""")
     assert claim(queue).model == "products"
     assert queue.states(MOVIES)[JobState.DEAD] == 1
+
+
+def test_a_worker_that_names_kinds_takes_no_others(queue: PostgresJobs) -> None:
+    payloads: tuple[JobPayload, ...] = (TrainLora(), TrainAls(), TrainTwoTower())
+    for number, payload in enumerate(payloads):
+        queue.submit(NewJob(ModelName(f"m{number}"), f"t{number}", "test", payload))
+
+    def taken(*kinds: JobKind) -> str | None:
+        job = queue.claim("worker", LEASE, kinds)
+        return None if job is None else job.model
+
+    assert taken(JobKind.TWO_TOWER) == "m2"
+    assert taken(JobKind.TWO_TOWER) is None
+    assert taken(JobKind.ALS, JobKind.LORA) == "m0"
+    assert taken() == "m1"
+
+
+def test_a_claim_does_not_read_the_finished_jobs(queue: PostgresJobs, database: Database) -> None:
+    queue.submit(new_job())
+    with database.transaction() as cursor:
+        cursor.execute(
+            "INSERT INTO retrain_jobs (model, trigger_id, reason, payload, state)"
+            """ SELECT 'm' || n, 'old' || n, 'test', '{"type": "train_als"}', 'done' FROM generate_series(1, 5000) AS n"""
+        )
+        cursor.execute("ANALYZE retrain_jobs")
+        for kinds in (None, [JobKind.ALS, JobKind.LORA]):
+            cursor.execute("EXPLAIN " + query("claim_job"), {"worker": "w", "lease": LEASE, "kinds": kinds})
+            plan = "\n".join(row[0] for row in cursor.fetchall())
+            assert "Seq Scan" not in plan
+            assert "retrain_jobs_open" in plan
+
+
+def test_progress_and_cost_are_told_with_the_heartbeat_and_stay_until_the_next_claim(queue: PostgresJobs) -> None:
+    queue.submit(new_job())
+    job = claim(queue)
+    progress, cost = Progress("als", 3, 10, 0.5, 7.0), Cost(100, 1.5, 2.0, 1 << 30)
+    queue.heartbeat(job, LEASE, progress, cost)
+    queue.heartbeat(job, LEASE)
+    (status,) = queue.statuses(MOVIES, 10)
+    assert (status.progress, status.cost) == (progress, cost)
+    assert (status.kind, status.level, status.state, status.owner) == ("als", "cold", JobState.RUNNING, "worker")
+    queue.retry(job, timedelta(0), "failed", replace(cost, cpu_seconds=2.5))
+    again = claim(queue)
+    assert again.cost == replace(cost, cpu_seconds=2.5)
+    (status,) = queue.statuses(None, 10)
+    assert (status.progress, status.cost, status.error) == (None, again.cost, "failed")
+
+
+def test_finished_jobs_are_told_from_open_and_unknown_ones(queue: PostgresJobs) -> None:
+    queue.submit(new_job("t1"))
+    queue.reject(claim(queue), "worse")
+    queue.submit(new_job("t2"))
+    first, second = (status.id for status in queue.statuses(MOVIES, 10))
+    assert queue.finished([first, second, JobId(99)]) == {first}
+    assert queue.finished([]) == set()
 
 
 def work_until_empty(dsn: str) -> list[ModelVersion]:

@@ -2,13 +2,10 @@
 
 import logging
 import os
-import random
 import signal
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -21,95 +18,17 @@ from msgspec.structs import replace
 from safetensors.numpy import load
 
 from online_models.contracts.features import spec_hash
-from online_models.contracts.ids import JobId, ModelName, ModelVersion
-from online_models.contracts.jobs import JobPayload, JobState, NewJob, RetrainJob, TrainAls, TrainLora
+from online_models.contracts.ids import ModelName, ModelVersion
+from online_models.contracts.jobs import JobState, RetrainJob, TrainLora
 from online_models.errors import LeaseLost
 from online_models.settings import StoreSettings
-from online_models.stores.embedded import Endpoints
-from online_models.stores.postgres import connect
-from online_models.stores.postgres_rollouts import PostgresRollouts
-from retrain_workers.__main__ import lines_of
-from retrain_workers.app import Stores, connected, rules_of, terms_of, train
+from retrain_workers.app import rules_of, train
+from retrain_workers.attempt import Attempt, Unwatched
+from retrain_workers.cycle import run_job
+from retrain_workers.models import list_lines, record_of
 from retrain_workers.publish import Prepared, Refused, publish_candidate, remove_orphans
-from retrain_workers.settings import WorkerSettings
-from retrain_workers.trainers import run_job
-from retrain_workers.worker import StopRequest, Train, Worker
 from tests.clustered_world import HOUR_MS, START_MS, as_batch, clustered_events
-
-MOVIES = ModelName("movies")
-ALS = TrainAls(factors=8, iterations=5, half_life_days=60.0, holdout_fraction=0.2, seed=7)
-NOW = datetime(2026, 1, 1, tzinfo=UTC)
-QUICK = WorkerSettings(
-    lease_seconds=30, heartbeat_seconds=0.2, poll_seconds=0.05, retry_base_seconds=0.02, job_timeout_seconds=60
-)
-
-
-@dataclass(frozen=True)
-class Workshop:
-    """The stores of one test, and the ways to give work and have it done."""
-
-    stores: Stores
-    found: StoreSettings
-    stop: StopRequest
-
-    def submit(self, trigger: str, payload: JobPayload = ALS, model: ModelName = MOVIES) -> JobId:
-        job = self.stores.queue.submit(NewJob(model, trigger, "test", payload))
-        assert job is not None
-        return job
-
-    def worker(self, settings: WorkerSettings = QUICK, train_by: Train | None = None) -> Worker:
-        return Worker(
-            "test",
-            self.stores.queue,
-            self.stores.artifacts,
-            self.stores.registry,
-            train_by or partial(train, self.found, settings),
-            terms_of(settings),
-            random.Random(0),
-            lambda: datetime.now(UTC),
-        )
-
-    def work_off(self, worker: Worker) -> None:
-        """Until no job is open, paused ones included."""
-        deadline = time.monotonic() + 60
-        while self.open_jobs() and time.monotonic() < deadline:
-            worker.run_due(self.stop)
-            time.sleep(0.02)
-
-    def train_here(self, trigger: str, payload: JobPayload = ALS) -> Prepared | Refused:
-        """A job done in this process, without a worker around it."""
-        self.submit(trigger, payload)
-        job = self.stores.queue.claim("test", timedelta(seconds=30))
-        assert job is not None
-        outcome = run_job(job, self.stores, rules_of(QUICK), NOW)
-        match outcome:
-            case Prepared(manifest, sha256):
-                self.stores.queue.publish(job, manifest, sha256)
-            case Refused(reason):
-                self.stores.queue.reject(job, reason)
-        return outcome
-
-    def open_jobs(self) -> int:
-        states = self.stores.queue.states()
-        return states[JobState.QUEUED] + states[JobState.RUNNING]
-
-    def versions(self) -> list[ModelVersion]:
-        return [registered.version for registered in self.stores.registry.versions(MOVIES)]
-
-    def adopt(self, version: ModelVersion) -> None:
-        database = connect(self.found.postgres_dsn)
-        PostgresRollouts(database).adopt(MOVIES, version, "test")
-        database.close()
-
-
-@pytest.fixture
-def workshop(fresh_stores: Endpoints, tmp_path: Path) -> Iterator[Workshop]:
-    found = StoreSettings(home=tmp_path, redis_url=fresh_stores.redis_url, postgres_dsn=fresh_stores.postgres_dsn)
-    stop = StopRequest()
-    with connected(found) as stores:
-        stores.interactions.write([as_batch(clustered_events(1))])
-        yield Workshop(stores, found, stop)
-    stop.close()
+from tests.workshop import ALS, MOVIES, NOW, QUICK, Workshop
 
 
 def job_row(workshop: Workshop) -> tuple[str, int, str]:
@@ -127,12 +46,12 @@ def training_processes(worker: psutil.Process) -> list[psutil.Process]:
     return [child for child in worker.children() if "--multiprocessing-fork" in child.cmdline()]
 
 
-def kill_own_process(number: signal.Signals, job: RetrainJob) -> Prepared | Refused:
+def kill_own_process(number: signal.Signals, job: RetrainJob, _: Attempt) -> Prepared | Refused:
     os.kill(os.getpid(), number)
     return Refused(f"survived {number} in {job.id}")
 
 
-def sleep_forever(job: RetrainJob) -> Prepared | Refused:
+def sleep_forever(job: RetrainJob, _: Attempt) -> Prepared | Refused:
     time.sleep(3_600)
     return Refused(f"slept through {job.id}")
 
@@ -190,17 +109,18 @@ def test_a_candidate_judged_on_later_events_names_the_champion_it_was_compared_w
     candidate = workshop.stores.registry.versions(MOVIES)[-1].manifest
     assert candidate.parent == champion
     assert candidate.metrics["champion_ndcg_at_10"] > 0
-    shown = lines_of(MOVIES, workshop.stores.registry)
-    assert [line.split()[:2] for line in shown[1:]] == [["*", champion], [candidate.version, "als"]]
-    assert f"parent={champion}" in shown[2]
+    name, _, *shown = list_lines(record_of(workshop.stores.registry, MOVIES))
+    assert name == MOVIES
+    assert [line.split()[:3] for line in shown] == [[champion, "champion", "als"], [candidate.version, "-", "als"]]
+    assert champion in shown[1].split()
 
 
-def test_a_job_type_without_a_trainer_is_buried_at_once_with_the_reason(workshop: Workshop) -> None:
+def test_an_adapter_without_a_champion_to_stand_beside_is_buried_at_once_with_the_reason(workshop: Workshop) -> None:
     workshop.submit("drift", TrainLora())
     workshop.work_off(workshop.worker())
     (state, attempts, error) = job_row(workshop)
     assert (state, attempts) == ("dead", 1)
-    assert "TrainLora is not supported by this version" in error
+    assert "expected a champion whose recommender a language model stands beside" in error
 
 
 def test_a_model_with_too_little_data_is_buried_at_once(workshop: Workshop) -> None:
@@ -211,7 +131,7 @@ def test_a_model_with_too_little_data_is_buried_at_once(workshop: Workshop) -> N
     assert "at least 50 positive events" in error
 
 
-def always_fail(job: RetrainJob) -> Prepared | Refused:
+def always_fail(job: RetrainJob, _: Attempt) -> Prepared | Refused:
     raise OSError(f"the disk is full for {job.id}")
 
 
@@ -259,9 +179,9 @@ def test_one_event_dated_far_ahead_does_not_hold_up_every_later_candidate(worksh
     assert metrics["holdout_users"] >= QUICK.gate_min_users
 
 
-def train_and_lose_the_database(found: StoreSettings, job: RetrainJob) -> Prepared | Refused:
+def train_and_lose_the_database(found: StoreSettings, job: RetrainJob, attempt: Attempt) -> Prepared | Refused:
     """A training at whose end PostgreSQL takes no connections any more, until somebody lets it."""
-    outcome = train(found, QUICK, job)
+    outcome = train(found, QUICK, job, attempt)
     let_connect(found.postgres_dsn, allowed=False)
     return outcome
 
@@ -317,7 +237,7 @@ def test_a_result_under_a_stale_token_is_refused(workshop: Workshop) -> None:
     fresh = queue.claim("quick", timedelta(seconds=30))
     assert stale is not None
     assert fresh is not None
-    prepared = [run_job(job, workshop.stores, rules_of(QUICK), NOW) for job in (stale, fresh)]
+    prepared = [run_job(job, workshop.stores, rules_of(QUICK), NOW, Unwatched()) for job in (stale, fresh)]
     late, valid = (each for each in prepared if isinstance(each, Prepared))
     with pytest.raises(LeaseLost):
         queue.publish(stale, late.manifest, late.manifest_sha256)

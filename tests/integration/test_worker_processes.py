@@ -1,28 +1,34 @@
 """Worker processes that are killed, stopped and raced: `python -m retrain_workers run`, as people start it."""
 
 import os
+import random
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import msgspec
 import psutil
 import psycopg2
 import pytest
 
 from online_models.contracts.ids import ModelName, ModelVersion
-from online_models.contracts.jobs import JobState, NewJob, TrainAls
+from online_models.contracts.jobs import JobState, JobStatus, NewJob, TrainAls
 from online_models.settings import StoreSettings
 from online_models.stores.embedded import Endpoints
 from retrain_workers.app import Stores, connected
+from retrain_workers.publish import remove_orphans
 from tests.clustered_world import as_batch, clustered_events
 
 ROOT = Path(__file__).parents[2]
 MOVIES = ModelName("movies")
 SHORT = TrainAls(factors=4, iterations=2, half_life_days=60.0, holdout_fraction=0.2)
+LENGTHY = TrainAls(factors=8, iterations=20_000, half_life_days=60.0, holdout_fraction=0.2)
 ENDLESS = TrainAls(factors=8, iterations=100_000_000, half_life_days=60.0, holdout_fraction=0.2)
 
 
@@ -33,10 +39,9 @@ class Works:
     stores: Stores
     found: StoreSettings
 
-    @contextmanager
-    def worker(self, *arguments: str, lease_seconds: float = 30.0) -> Iterator[psutil.Popen]:
-        """A worker process that logs to `<home>/<its pid>.log` and is gone when the block is left."""
-        environment = {
+    def environment(self, lease_seconds: float = 30.0) -> dict[str, str]:
+        """Of a worker process."""
+        return {
             **os.environ,
             "PYTHONPATH": str(ROOT),
             "PENSTOCK_HOME": str(self.found.home),
@@ -44,10 +49,15 @@ class Works:
             "PENSTOCK_POSTGRES_DSN": self.found.postgres_dsn,
             "PENSTOCK_WORKER_LEASE_SECONDS": str(lease_seconds),
             "PENSTOCK_WORKER_POLL_SECONDS": "0.1",
+            "PENSTOCK_WORKER_RETRY_BASE_SECONDS": "0.1",
         }
+
+    @contextmanager
+    def worker(self, *arguments: str, lease_seconds: float = 30.0) -> Iterator[psutil.Popen]:
+        """A worker process that logs to `<home>/worker.log` and is gone when the block is left."""
         command = [sys.executable, "-m", "retrain_workers", "run", *arguments]
         with (self.found.home / "worker.log").open("ab") as log:
-            process = psutil.Popen(command, cwd=self.found.home, env=environment, stderr=log)
+            process = psutil.Popen(command, cwd=self.found.home, env=self.environment(lease_seconds), stderr=log)
         try:
             yield process
         finally:
@@ -57,8 +67,9 @@ class Works:
             process.wait(10)
 
     @contextmanager
-    def reads_held_back(self) -> Iterator[Callable[[], None]]:
-        """No training gets its data inside the block; the given function waits until one is asking for it."""
+    def reads_held_back(self, worker: psutil.Popen) -> Iterator[Callable[[], None]]:
+        """The training that begins does not get its data inside the block; the given function waits until it asks for it."""
+        eventually(lambda: bool(training_processes(worker)))  # the worker itself has counted the data by then
         with closing(psycopg2.connect(self.found.postgres_dsn)) as connection, connection.cursor() as cursor:
             cursor.execute("LOCK TABLE feedback IN ACCESS EXCLUSIVE MODE")
             yield lambda: eventually(lambda: self._count("SELECT count(*) FROM pg_locks WHERE NOT granted") > 0)
@@ -71,6 +82,11 @@ class Works:
 
     def submit(self, payload: TrainAls, model: ModelName = MOVIES) -> None:
         assert self.stores.queue.submit(NewJob(model, f"trigger of {model}", "test", payload)) is not None
+
+    def execute(self, statement: str) -> None:
+        with closing(psycopg2.connect(self.found.postgres_dsn)) as connection, connection.cursor() as cursor:
+            cursor.execute(statement)
+            connection.commit()
 
     def log(self) -> str:
         return (self.found.home / "worker.log").read_text()
@@ -106,12 +122,16 @@ def is_dead(process: psutil.Process) -> bool:
     return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
 
 
+def training_processes(worker: psutil.Popen) -> list[psutil.Process]:
+    return [child for child in worker.children() if "--multiprocessing-fork" in child.cmdline()]
+
+
 def training_process(worker: psutil.Popen) -> psutil.Process:
     """The child that trains, once it has read its job and is busy with it."""
     found: list[psutil.Process] = []
 
     def busy() -> bool:
-        found[:] = [child for child in worker.children() if "--multiprocessing-fork" in child.cmdline()]
+        found[:] = training_processes(worker)
         return bool(found) and found[0].cpu_times().user > 0.8
 
     eventually(busy)
@@ -129,7 +149,7 @@ def test_a_killed_workers_training_process_dies_with_it(works: Works) -> None:
 
 def test_a_killed_workers_job_is_taken_over_after_the_lease(works: Works) -> None:
     works.submit(SHORT)
-    with works.worker(lease_seconds=1.0) as killed, works.reads_held_back() as wait_for_a_reader:
+    with works.worker(lease_seconds=1.0) as killed, works.reads_held_back(killed) as wait_for_a_reader:
         wait_for_a_reader()
         killed.kill()
     with works.worker(lease_seconds=1.0):
@@ -142,7 +162,7 @@ def test_the_late_result_of_a_worker_that_stalled_is_refused_and_dropped(works: 
     works.submit(SHORT)
     late = works.stores.artifacts.path(MOVIES, ModelVersion("v1"))
     with works.worker(lease_seconds=1.0) as stalled:
-        with works.reads_held_back() as wait_for_a_reader:
+        with works.reads_held_back(stalled) as wait_for_a_reader:
             wait_for_a_reader()
             stalled.suspend()
         eventually(late.exists)  # the child of the stalled worker went on
@@ -156,6 +176,27 @@ def test_the_late_result_of_a_worker_that_stalled_is_refused_and_dropped(works: 
     works.stores.artifacts.read(MOVIES, ModelVersion("v2"))
 
 
+def test_a_job_whose_processes_are_killed_at_random_is_published_once_and_leaves_nothing_behind(works: Works) -> None:
+    works.submit(LENGTHY)
+    works.execute("UPDATE retrain_jobs SET max_attempts = 50")
+    rng = random.Random(os.getpid())
+    kills = 0
+    while kills < 3 and works.job()[0] != "done":
+        with works.worker(lease_seconds=1.0) as worker:
+            eventually(lambda: bool(training_processes(worker)) or works.job()[0] == "done")
+            time.sleep(rng.uniform(0.0, 2.0))
+            victims = [worker, *training_processes(worker)]
+            rng.choice(victims).kill()
+            kills += 1
+    with works.worker(lease_seconds=1.0):
+        eventually(lambda: works.job()[0] == "done")
+    (version,) = works.versions()
+    works.stores.artifacts.read(MOVIES, version)
+    remove_orphans(works.stores.artifacts, works.stores.registry, datetime.now(UTC) + timedelta(days=30))
+    assert [path.name for path in (works.found.artifacts / MOVIES).glob("[!.]*")] == [version]
+    assert not any((works.found.home / "checkpoints").glob("*"))
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_worker_asked_to_stop_gives_its_lease_back_and_leaves_cleanly(works: Works, number: signal.Signals) -> None:
     works.submit(ENDLESS)
@@ -166,6 +207,21 @@ def test_a_worker_asked_to_stop_gives_its_lease_back_and_leaves_cleanly(works: W
         assert is_dead(child)
     assert works.job() == ("queued", 0)
     assert "job.released" in works.log()
+
+
+def test_the_queue_can_be_looked_at(works: Works) -> None:
+    works.submit(SHORT)
+    command = [sys.executable, "-m", "retrain_workers", "jobs", "movies"]
+    asked = [
+        subprocess.Popen(
+            [*command, *options], cwd=works.found.home, env=works.environment(), stdout=subprocess.PIPE, text=True
+        )
+        for options in ((), ("--json", "--last", "1"))
+    ]
+    table, raw = (process.communicate(timeout=60)[0] for process in asked)
+    assert [process.returncode for process in asked] == [0, 0]
+    assert "queued" in table.splitlines()[1]
+    assert msgspec.json.decode(raw, type=list[JobStatus]) == works.stores.queue.statuses(MOVIES, 1)
 
 
 def test_two_workers_publish_each_of_fifty_jobs_once(works: Works) -> None:

@@ -26,6 +26,11 @@ def test_a_passing_error_is_tried_again_until_the_attempts_are_used_up(kind: Err
     assert [type(decision) for decision in decisions] == [RetryAt, RetryAt, GiveUp]
 
 
+def test_too_much_memory_is_tried_once_more() -> None:
+    decisions = [decide(ErrorKind.MEMORY, attempt, 9, POLICY, random.Random(0)) for attempt in (1, 2)]
+    assert [type(decision) for decision in decisions] == [RetryAt, GiveUp]
+
+
 @pytest.mark.parametrize(("attempt", "longest"), [(1, 4), (2, 8), (3, 16), (5, 60), (1_000, 60)])
 def test_the_pause_doubles_up_to_the_cap_and_half_of_it_is_random(attempt: int, longest: int) -> None:
     found = pauses(attempt)

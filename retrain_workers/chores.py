@@ -1,0 +1,81 @@
+"""What a worker without a job does from time to time: removes what nothing needs any more, and tells others what has happened."""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+from online_models.job_queue import JobQueue
+from online_models.model_registry import ModelRegistry, RegistryOutbox
+from online_models.ports import ArtifactStore
+from retrain_workers.checkpoints import drop_finished
+from retrain_workers.collection import collect
+from retrain_workers.garbage import Retention
+from retrain_workers.mirror import Tracker, mirror
+from retrain_workers.publish import remove_orphans
+
+TIDY_EVERY: Final = timedelta(hours=1)
+MIRROR_EVERY: Final = timedelta(minutes=1)
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Chore:
+    """work : does it, as of a time (aware), and logs what it has done; every : least time between two times"""
+
+    name: str
+    every: timedelta
+    work: Callable[[datetime], None]
+
+
+class Chores:
+    """Chores that are done when they are due; one that fails is logged and due again after its pause."""
+
+    def __init__(self, chores: Sequence[Chore]) -> None:
+        self._chores = chores
+        self._done: dict[str, datetime] = {}
+
+    def run_due(self, now: datetime) -> None:
+        """Do what is due at a time (aware)."""
+        for chore in self._chores:
+            done = self._done.get(chore.name)
+            if done is None or now >= done + chore.every:
+                self._done[chore.name] = now
+                try:
+                    chore.work(now)
+                except Exception:  # noqa: BLE001  a chore is a boundary: the next job must not wait for it
+                    _LOG.exception("chore.failed name=%s", chore.name)
+
+
+def tidying(
+    artifacts: ArtifactStore,
+    registry: ModelRegistry,
+    queue: JobQueue,
+    checkpoints: Path,
+    retention: Retention,
+    actor: str,
+) -> Chore:
+    """Removes artifacts and checkpoints that killed workers left, and artifacts that nothing needs any more."""
+
+    def work(now: datetime) -> None:
+        for model, version in remove_orphans(artifacts, registry, now):
+            _LOG.info("artifact.removed model=%s version=%s reason='written and never registered'", model, version)
+        for job in drop_finished(checkpoints, queue.finished, now):
+            _LOG.info("checkpoints.removed job_id=%s reason='of a finished job, or long untouched'", job)
+        collect(artifacts, registry, now, retention, actor)
+
+    return Chore("tidying", TIDY_EVERY, work)
+
+
+def mirroring(outbox: RegistryOutbox, registry: ModelRegistry, tracker: Tracker | None) -> Chore:
+    """Tells a tracking server what has happened in the registry; without one, forgets what it would have been told."""
+    return Chore("mirroring", MIRROR_EVERY, lambda _: _mirrored(outbox, registry, tracker))
+
+
+def _mirrored(outbox: RegistryOutbox, registry: ModelRegistry, tracker: Tracker | None) -> None:
+    done = mirror(outbox, registry, tracker)
+    if done.error:
+        _LOG.warning("mirror.failed error=%r", done.error)
