@@ -6,7 +6,6 @@ Two ways in: `replay` recorded logs to their end, or `run` on the live segments 
 import dataclasses
 import fcntl
 import gc
-import hashlib
 import json
 import logging
 import signal
@@ -30,12 +29,12 @@ from bytewax.testing import run_main
 
 from flows.admission import Admitted, admit_events
 from flows.chunks import Chunk, Limits, Lines
-from flows.combine import Combine, Plans
+from flows.combine import Combine, Measured, Plans, measured_by
 from flows.dead_letters import DeadLetterSink, dead_letters
 from flows.deduplicate import SeenEvents
 from flows.drift import score_windows
 from flows.embeddings import EmbeddingSink, OnlineLearnerFactory, learn_embeddings
-from flows.findings import FindingSink, JobTemplate, decide
+from flows.findings import FindingSink, decide
 from flows.instruments import Instruments
 from flows.interactions import InteractionSink, store_interactions
 from flows.live import Champions, LiveVersions
@@ -43,19 +42,17 @@ from flows.live_space import LiveSpace
 from flows.outcomes import watch_outcomes
 from flows.parse import parse
 from flows.progress import Display, ProgressSink, Stopwatch, progress_of
+from flows.retraining import rules, template
 from flows.segments import SegmentSource
 from flows.settings import FlowSettings
 from flows.sources import LogSource
 from flows.tally import Tally
-from flows.triggers import TriggerPolicy
 from flows.vowpal_wabbit import VwMapping
 from flows.windows import close_windows
 from online_models import learner
 from online_models.contracts.artifacts import FeatureSketch
 from online_models.contracts.events import TimeBounds, timestamp_ms
-from online_models.contracts.features import DEFAULT_FEATURES, spec_hash
 from online_models.contracts.ids import ModelName
-from online_models.contracts.jobs import TrainAls
 from online_models.drift.adwin import Adwin
 from online_models.drift.panel import Memory, Panel
 from online_models.errors import PenstockError, SourceError
@@ -70,6 +67,7 @@ from online_models.stores.postgres_jobs import PostgresJobs
 from online_models.stores.postgres_registry import PostgresRegistry
 from online_models.stores.postgres_windows import PostgresWindows
 from online_models.stores.servers import open_servers
+from online_models.text import TextModel
 
 log: Final = logging.getLogger(__name__)
 
@@ -137,7 +135,7 @@ def build_flow(
     outcomes = watch_outcomes("variants", admitted, settings)
     merged = op.merge("found", scored, outcomes)
     asked = template(settings) if settings.interactions else None  # there is nothing else to train on
-    found = decide("decide", merged, policy(settings), asked, settings.bootstrap_events)
+    found = decide("decide", merged, rules(settings), asked, settings.bootstrap_events)
     op.output("finding_sink", found, FindingSink(stores.windows, stores.queue, tally, instruments))
 
     if settings.embeddings:
@@ -157,24 +155,6 @@ def build_flow(
     return flow
 
 
-def policy(settings: FlowSettings) -> TriggerPolicy:
-    """The trigger rules of these settings."""
-    return TriggerPolicy(settings.hysteresis_windows, settings.cooldown_seconds * 1000, settings.daily_budget)
-
-
-def template(settings: FlowSettings) -> JobTemplate:
-    """What every job of these settings asks for."""
-    features = () if settings.features == DEFAULT_FEATURES else settings.features
-    identity = f"{spec_hash(settings.features)}|{policy(settings)}|{settings.window_seconds}|{settings.pane_seconds}"
-    payload = TrainAls(
-        factors=settings.train_factors,
-        half_life_days=settings.train_half_life_days,
-        features=features,
-        pane_seconds=settings.pane_seconds,
-    )
-    return JobTemplate(payload, hashlib.sha256(identity.encode()).hexdigest())
-
-
 def warm_up(settings: FlowSettings) -> None:
     """Load the compiled kernels (half a second of one-time work) while the servers start, not inside the first chunk."""
     sample = parse(Chunk("", "", 0, Lines(WARM_UP_LINES, 0)), TimeBounds(0, 2**62)).batch
@@ -192,6 +172,8 @@ def warm_up(settings: FlowSettings) -> None:
     Adwin().update(np.zeros(1))
     if settings.embeddings:
         learner.warm_up()
+        if any(measured_by(spec) is Measured.TEXT for spec in settings.features):
+            TextModel.of(["a text"]).nll(["a text"])
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """The local combine: one chunk of events becomes what it adds to each pane, before anything travels between processes."""
 
+import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -11,10 +12,10 @@ import numpy.typing as npt
 from flows.admission import Admitted
 from flows.live_space import LiveSpace
 from flows.settings import FlowSettings
-from online_models.construction import construct
+from online_models.construction import NLL, construct
 from online_models.contracts.events import EVENT_TYPES, TYPE_CODES, EventBatch
 from online_models.contracts.features import FeatureKind, FeatureSpec
-from online_models.contracts.ids import ModelName
+from online_models.contracts.ids import ModelName, ModelVersion
 from online_models.embedding_space import PREFIX
 from online_models.entries import Coded
 from online_models.heavy_hitters import new_heavy_words
@@ -24,7 +25,10 @@ from online_models.ranking import Ranking
 from online_models.sketches import Layout, Sketches, coded_sketch, sketch
 
 PlanKey = tuple[str, str]
-"""A domain and a plan tag: "" for the declared features, a model version for those that only mean something in its space."""
+"""A domain and a plan tag: "" for the declared features, a model version for those that only mean something in its space, and
+`text_tag` of one for those that only mean something under its text model."""
+
+TEXT: Final = "text:"
 
 KNOWN_WORDS: Final = 65_536
 """Frequent words remembered per feature, so that each is told once by a process."""
@@ -52,20 +56,44 @@ class WindowDelta:
     words: Sequence[FeatureWord] = ()
 
 
+def text_tag(version: ModelVersion) -> str:
+    """The plan tag of features under a version's text model."""
+    return f"{TEXT}{version}"
+
+
+class Measured(enum.Enum):
+    """By what a feature is measured: the event itself, a place in the live version's space, or the live version's text model."""
+
+    EVENT = enum.auto()
+    SPACE = enum.auto()
+    TEXT = enum.auto()
+
+
+def measured_by(spec: FeatureSpec) -> Measured:
+    """By what a feature is measured."""
+    if spec.source.startswith(PREFIX):
+        return Measured.SPACE
+    return Measured.TEXT if spec.source.startswith(NLL) else Measured.EVENT
+
+
 class Plans:
-    """How the sketches of each domain lie, by its declared features; those of an embedding space are a plan of their own."""
+    """How the sketches of each domain lie, by its declared features; what a live version measures is a plan of its own."""
 
     def __init__(self, settings: FlowSettings) -> None:
         self._settings = settings
-        self._layouts: dict[tuple[str, bool], Layout] = {}
+        self._layouts: dict[tuple[str, Measured], Layout] = {}
 
     def declared(self, domain: str) -> Layout:
         """The features that are read from events."""
-        return self._layout(domain, False)
+        return self._layout(domain, Measured.EVENT)
 
     def embedded(self, domain: str) -> Layout:
         """The features that are places in the live version's space."""
-        return self._layout(domain, True)
+        return self._layout(domain, Measured.SPACE)
+
+    def read(self, domain: str) -> Layout:
+        """The features that the live version's text model makes of texts."""
+        return self._layout(domain, Measured.TEXT)
 
     def ranking(self, domain: str) -> Ranking:
         """A new ranking of the declared features by what they tell of success."""
@@ -75,19 +103,15 @@ class Plans:
 
     def of(self, domain: str, tag: str) -> Layout:
         """The layout of sketches under a plan tag."""
-        return self._layout(domain, bool(tag))
+        by_version = Measured.TEXT if tag.startswith(TEXT) else Measured.SPACE
+        return self._layout(domain, by_version if tag else Measured.EVENT)
 
-    def _layout(self, domain: str, embedded: bool) -> Layout:
-        key = (domain, embedded)
+    def _layout(self, domain: str, measured: Measured) -> Layout:
+        key = (domain, measured)
         if key not in self._layouts:
-            specs = [spec for spec in self._settings.specs(domain) if is_embedded(spec) is embedded]
+            specs = [spec for spec in self._settings.specs(domain) if measured_by(spec) is measured]
             self._layouts[key] = Layout(specs, self._settings.profile)
         return self._layouts[key]
-
-
-def is_embedded(spec: FeatureSpec) -> bool:
-    """Whether a feature is a place in a version's space."""
-    return spec.source.startswith(PREFIX)
 
 
 class Combine:
@@ -95,7 +119,7 @@ class Combine:
 
     Parameters
     ----------
-    space : where embedding features come from; None when nothing is live here
+    space : where features that a live version measures come from; None when nothing is live here
     """
 
     def __init__(self, settings: FlowSettings, plans: Plans, space: LiveSpace | None) -> None:
@@ -134,12 +158,7 @@ class Combine:
         states, coded = coded_sketch(layout, batch, index, len(ids))
         made = {"": states}
         joint = self._joint(domain, coded, self._labels[batch.type], ids, index)
-        if self._space is not None and self._plans.embedded(domain).specs:
-            placed = self._space.place(ModelName(domain), batch)
-            if placed is not None:
-                version, rows, features = placed
-                seen = replace(batch, features=features).take(rows)
-                made[version] = sketch(self._plans.embedded(domain), seen, index[rows], len(ids))
+        made |= self._measured(ModelName(domain), batch, index, len(ids))
         for row, pane in enumerate(ids.tolist()):
             old = panes.get(pane, PaneDelta({}, {}, {}))
             sketches = {(domain, tag): each[row] for tag, each in made.items()}
@@ -148,6 +167,23 @@ class Combine:
                 {**old.events, domain: int(events[row])}, {**old.sketches, **sketches}, {**old.joint, **told}
             )
         return self._new_words(domain, layout, batch) if layout.profile else []
+
+    def _measured(
+        self, model: ModelName, batch: EventBatch, index: npt.NDArray[np.int64], panes: int
+    ) -> dict[str, list[Sketches]]:
+        """What the live version makes of the events, by plan tag."""
+        made: dict[str, list[Sketches]] = {}
+        if self._space is None:
+            return made
+        embedded, read = self._plans.embedded(model), self._plans.read(model)
+        if embedded.specs and (placed := self._space.place(model, batch)) is not None:
+            version, rows, features = placed
+            seen = replace(batch, features=features).take(rows)
+            made[version] = sketch(embedded, seen, index[rows], panes)
+        if read.specs and (texts := self._space.read(model, batch)) is not None:
+            version, columns = texts
+            made[text_tag(version)] = sketch(read, replace(batch, features=columns), index, panes)
+        return made
 
     def _joint(
         self,

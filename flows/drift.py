@@ -18,11 +18,12 @@ from bytewax.dataflow import operator
 from bytewax.operators import KeyedStream, StatefulBatchLogic
 
 from flows.baseline import Baseline
-from flows.combine import Plans
+from flows.combine import Plans, text_tag
 from flows.feature_rows import Beside, feature_row, with_words
+from flows.levels import Champion
 from flows.live import Champions, Reference, same_declaration
 from flows.settings import FlowSettings
-from flows.triggers import Signal
+from flows.triggers import LANGUAGE_MODEL, RECOMMENDER, Signal
 from flows.windows import ClosedWindow, Found, usable
 from online_models.contracts.artifacts import FeatureSketch
 from online_models.contracts.ids import ModelName, ModelVersion
@@ -55,9 +56,11 @@ class WindowReport(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """A judged window: its rows, a row per drifting feature, the signal for the triggers, and events not counted before.
+    """A judged window: its rows, a row per drifting feature, the signals for the triggers, and events not counted before.
 
     features : a row per feature that was judged, or that enough events carry to say something
+    signal : of the recommender's features; language : of the language model's, None where it has none
+    champion : what is known of the champion besides that there is one
     """
 
     row: WindowRow
@@ -66,6 +69,8 @@ class Scored:
     signal: Signal
     new_events: int
     has_champion: bool
+    champion: Champion | None = None
+    language: Signal | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +102,7 @@ class Judge:
         self._beside: dict[str, Beside] = {}
         self._version: ModelVersion | None = None
         self._memory: dict[int, Memory] = {}
+        self._component = {spec.name: spec.component for spec in settings.specs(model)}
         self._ranking = plans.ranking(model)
         self._ranks = Ranks({}, ())
         self._words: dict[str, dict[int, str]] = {}
@@ -128,9 +134,35 @@ class Judge:
             row=WindowRow(window.model, window.start_ms, window.end_ms, msgspec.json.encode(report)),
             features=rows,
             alarms=alarms,
-            signal=_signal(window, alarms, main),
+            signal=self._signal(window, alarms, main, RECOMMENDER),
             new_events=window.newest_events if main else 0,
             has_champion=champion is not None,
+            champion=champion.champion if champion else None,
+            language=self._signal(window, alarms, main, LANGUAGE_MODEL) if self._reads_text else None,
+        )
+
+    @property
+    def _reads_text(self) -> bool:
+        return LANGUAGE_MODEL in self._component.values()
+
+    def _signal(self, window: ClosedWindow, alarms: Sequence[DriftRow], main: bool, component: str) -> Signal:
+        """What the features of a component say; any that is not the language model's is the recommender's.
+
+        A longer window's alarm stands alone: windows of its length are rare, and it was confirmed already.
+        """
+        of_text = component == LANGUAGE_MODEL
+        own = [each for each in alarms if (self._component[each.feature] == LANGUAGE_MODEL) is of_text]
+        parts = ("panel", *(["llm"] if of_text else []), *([] if main else [f"{_seconds(window)}s"]))
+        return Signal(
+            window.model,
+            "_".join(parts),
+            window.start_ms,
+            window.end_ms,
+            drifted=bool(own),
+            alone=not main,
+            reason="; ".join(alarm.reason for alarm in own),
+            component=component,
+            effect=max((alarm.statistic for alarm in own), default=0.0),
         )
 
     def _use(self, champion: Reference | None, baseline: Reference | None) -> None:
@@ -161,10 +193,10 @@ class Judge:
         ]
 
     def _states(self, window: ClosedWindow) -> dict[str, FeatureState]:
-        """States of all features with an event in the window; those in an embedding space only of the reference's."""
+        """States of all features with an event in the window; those that a version measures only of the reference's."""
         if self._panel is None and window.events < self._settings.min_window_events:
             return {}  # nothing to judge by, and too little to tell
-        tags = ["", *([self._version] if self._version else [])]
+        tags = ["", *([self._version, text_tag(self._version)] if self._version else [])]
         states = {}
         for tag in tags:
             if tag in window.sketches:
@@ -216,7 +248,6 @@ class Judge:
 
     def _alarm(self, row: FeatureWindowRow) -> DriftRow:
         """The row of a drifting feature; its statistic is the effect, its threshold the least effect that counts."""
-        component = next(spec.component for spec in self._settings.specs(self.model) if spec.name == row.feature)
         return DriftRow(
             id=row_id("drift", row.model, "panel", row.feature, row.window_start_ms, row.window_end_ms),
             kind="drift",
@@ -226,7 +257,7 @@ class Judge:
             window_start_ms=row.window_start_ms,
             window_end_ms=row.window_end_ms,
             statistic=row.effect or 0.0,
-            threshold=self._settings.policy(component).effect,
+            threshold=self._settings.policy(self._component[row.feature]).effect,
             # Rows keep bucket numbers, whose words a later reader may know better; an alarm is read now.
             reason=with_words(row, self._words).why,
         )
@@ -251,11 +282,8 @@ class Judge:
         self._words = {feature: dict(known) for feature, known in words.items()}
 
 
-def _signal(window: ClosedWindow, alarms: Sequence[DriftRow], main: bool) -> Signal:
-    """A longer window's alarm stands alone: windows of its length are rare, and it was confirmed already."""
-    detector = "panel" if main else f"panel_{(window.end_ms - window.start_ms) // 1000}s"
-    reason = "; ".join(alarm.reason for alarm in alarms)
-    return Signal(window.model, detector, window.start_ms, window.end_ms, bool(alarms), not main, reason)
+def _seconds(window: ClosedWindow) -> int:
+    return (window.end_ms - window.start_ms) // 1000
 
 
 def row_id(kind: str, model: ModelName, detector: str, feature: str, window_start_ms: int, window_end_ms: int) -> str:

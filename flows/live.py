@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import load
 
+from flows.levels import Champion
 from online_models import als
 from online_models.blend import Blend
 from online_models.contracts.artifacts import FeatureSketch, Manifest
@@ -28,6 +29,7 @@ from online_models.learner import TWO_TOWER_FILE, MovedItem, VersionLearner, tra
 from online_models.ports import ArtifactStore, EmbeddingStore, ModelRegistry, RouteStore, Vector
 from online_models.ridge import Ridge
 from online_models.sources import Sources
+from online_models.text import TEXT_MODEL_FILE, Surprise, TextModel
 
 log: Final = logging.getLogger(__name__)
 
@@ -55,6 +57,9 @@ class LiveVersion:
         self.axes = tensors.get("item_axes")
         """None of an artifact that was made without them."""
         self._user_axes = tensors.get("user_axes")
+        text = files.get(TEXT_MODEL_FILE)
+        self.surprise = None if text is None else Surprise(TextModel.decode(text))
+        """What it makes of texts; None of an artifact without a text model."""
 
     def learner(self, sources: Sources, like: Blend | None = None) -> VersionLearner:
         """The version at work, going on from what Redis held; a blend that has learned nothing begins `like` another one."""
@@ -160,10 +165,14 @@ class LiveVersions:
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """What windows are compared with: sketches of the champion's training data, or without a version the stream's beginning."""
+    """What windows are compared with: sketches of the champion's training data, or without a version the stream's beginning.
+
+    champion : what else is known of the champion
+    """
 
     version: ModelVersion | None
     sketches: tuple[FeatureSketch, ...]
+    champion: Champion | None = None
 
 
 class Champions:
@@ -189,7 +198,7 @@ class Champions:
         registered = self._registry.version(model, version)
         if registered is None:
             raise PenstockError(f"champion {version} of {model} is not in the registry")
-        return Reference(version, tuple(registered.manifest.sketches))
+        return Reference(version, tuple(registered.manifest.sketches), Champion.of(registered.manifest))
 
 
 def same_declaration(spec: FeatureSpec, other: FeatureSpec) -> bool:

@@ -1,9 +1,10 @@
-"""Where the users and items of a batch lie in the space of the live version, as feature columns.
+"""What the live version makes of a batch, as feature columns: where its users and items lie in its space, how its texts read.
 
 - Items by their trained vectors; a user by a fold-in of the history that Redis holds, which may or may not include the batch
   itself: what a reader would serve from at that moment. Embedding features are the only ones that a replay need not repeat
   to the bit.
 - A bounded number of users a batch is looked up, those with the smallest hashes: an even sample, one round trip.
+- Texts are read by the text model in the version's artifact, which says what was known as it was trained.
 """
 
 from typing import Final
@@ -16,6 +17,7 @@ from online_models.contracts.events import EventBatch
 from online_models.contracts.ids import ModelName, ModelVersion, UserId
 from online_models.embedding_space import EmbeddingColumns
 from online_models.ports import EmbeddingStore
+from online_models.text import TextColumns
 
 USERS_PER_BATCH: Final = 256
 
@@ -44,6 +46,13 @@ class LiveSpace:
         items = (known, stable.item_places(rows[known]))
         sampled, users = self._users(model, batch)
         return stable.version, sampled, EmbeddingColumns(items, users)
+
+    def read(self, model: ModelName, batch: EventBatch) -> tuple[ModelVersion, TextColumns] | None:
+        """The stable version, and the batch's features with the surprise of their texts. None without a text model."""
+        versions = self._live.of(model)
+        if not versions or versions[0].surprise is None:
+            return None
+        return versions[0].version, TextColumns(versions[0].surprise, batch.features)
 
     def _users(
         self, model: ModelName, batch: EventBatch

@@ -1,13 +1,15 @@
-"""Outcomes: which shown items were taken up, per version; hit rate and CTR watched for a fall.
+"""Outcomes: which shown items were taken up, per version; hit rate, CTR and the language model's scores watched for a fall.
 
 - A request's outcome is final once the watermark is `attribution` past it; only then is it counted, in event-time order.
 - The monitors hear the stable version and the fallback, not the canary: a bad candidate is the rollout's business, not drift.
 - The unit of a verdict is a user's first exposure in a rollout; it is remembered for the model's newest rollout.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from math import isfinite
+from types import MappingProxyType
 from typing import Any, Final, assert_never
 
 import bytewax.operators as op
@@ -16,16 +18,18 @@ from bytewax.dataflow import Stream, operator
 from bytewax.operators import KeyedStream, StatefulBatchLogic
 
 from flows.admission import Admitted
+from flows.delayed_labels import SCORE_FEATURE, DelayedLabels
 from flows.settings import FlowSettings
-from flows.triggers import Signal
+from flows.triggers import Family, Signal
 from online_models.contracts.events import EVENT_TYPES, Event, EventType
 from online_models.contracts.ids import ModelName, ModelVersion
 from online_models.contracts.rollouts import VariantWindow
 from online_models.drift.adwin import Adwin
 from online_models.drift.composite import drop_exceeds
 from online_models.drift.prequential import Prequential, Worse
+from online_models.ports import FeatureWindowRow
 
-SCHEMA: Final = 1
+SCHEMA: Final = 2
 FALLBACK: Final = ModelVersion("popularity")
 """Stands for the version in the windows of answers that no model gave."""
 
@@ -53,6 +57,8 @@ class Request:
     canary: bool
     shown: set[str] = field(default_factory=set)
     taken: set[str] = field(default_factory=set)
+    scores: dict[str, float] = field(default_factory=dict)
+    """What the language model said of the items that it had a say in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +70,10 @@ class ModelOutcomes:
 
 
 WindowKey = tuple[ModelVersion, int, int, int]
+Told = VariantWindow | FeatureWindowRow | Signal
+
+LEAST_LABELS: Final = 100
+"""Taken and untaken items of a window of scores, unless another number is asked for."""
 
 
 @dataclass(slots=True)
@@ -94,6 +104,7 @@ class Outcomes:
         drop_fraction: float,
         settle_ms: int,
         detector: Callable[[], Adwin | Prequential] = Adwin,
+        labels: DelayedLabels | None = None,
     ) -> None:
         self.model = ModelName("")
         self._attribution_ms = attribution_ms
@@ -106,8 +117,9 @@ class Outcomes:
         self._exposed: tuple[int, set[int]] = (0, set())
         self._windows: dict[WindowKey, VariantWindow] = {}
         self._monitors = [_Monitor("hit_rate", detector()), _Monitor("ctr", detector())]
+        self._labels = labels or DelayedLabels(window_ms, LEAST_LABELS, drop_fraction, settle_ms)
 
-    def add(self, chunk: ModelOutcomes) -> list[VariantWindow | Signal]:
+    def add(self, chunk: ModelOutcomes) -> list[Told]:
         """Take events in; returns the windows that changed and a signal per monitor that has news."""
         self.model = chunk.model
         for outcome in chunk.outcomes:
@@ -128,6 +140,9 @@ class Outcomes:
         if request is None:
             request = self._open[event.request_id] = _request(outcome)
         request.shown.add(event.item_id)
+        score = event.features.get(SCORE_FEATURE) if event.features else None
+        if score is not None and isinstance(score, (float, int)) and isfinite(score):
+            request.scores[event.item_id] = float(score)
         for item, ts_ms in self._early.pop(event.request_id, []):
             self._answer(event.request_id, item, ts_ms)
 
@@ -145,7 +160,7 @@ class Outcomes:
         elif ts_ms <= request.ts_ms + self._attribution_ms:
             request.taken.add(item)
 
-    def _finish(self) -> list[VariantWindow | Signal]:
+    def _finish(self) -> list[Told]:
         # Strictly past it: an answer of the very last moment may still be in the next chunk.
         horizon = self._newest_ms - self._attribution_ms
         done = [(request.ts_ms, name) for name, request in self._open.items() if request.ts_ms < horizon]
@@ -156,7 +171,8 @@ class Outcomes:
         changed = {self._count(request): None for request in requests}
         windows = [self._windows[key] for key in changed]
         self._forget_windows()
-        return [*windows, *self._signals([request for request in requests if not request.canary])]
+        heard = [request for request in requests if not request.canary]
+        return [*windows, *self._signals(heard), *self._labelled(heard)]
 
     def _count(self, request: Request) -> WindowKey:
         key = (request.version, request.rollout_id, request.stage, self._window_start(request.ts_ms))
@@ -200,25 +216,41 @@ class Outcomes:
                 if reason := monitor.hear(rate, self._drop_fraction):
                     ts_ms = request.ts_ms
                     signals.append(
-                        Signal(self.model, monitor.name, ts_ms, ts_ms, True, True, reason, self._settle_ms, True)
+                        Signal(
+                            self.model, monitor.name, ts_ms, ts_ms, True, True, reason, self._settle_ms, Family.OUTCOME
+                        )
                     )
         return signals
+
+    def _labelled(self, requests: list[Request]) -> list[FeatureWindowRow | Signal]:
+        found = []
+        for request in requests:
+            if request.scores:
+                items = sorted(request.scores)
+                scores, taken = [request.scores[item] for item in items], [item in request.taken for item in items]
+                found += self._labels.add(self.model, request.version, request.ts_ms, request.user, scores, taken)
+        return found
 
     def snapshot(self) -> tuple[Any, ...]:
         """Plain values; `restore` continues exactly from here."""
         requests = {
-            name: (r.ts_ms, r.user, r.version, r.rollout_id, r.stage, r.canary, tuple(r.shown), tuple(r.taken))
+            name: (
+                *(r.ts_ms, r.user, r.version, r.rollout_id, r.stage, r.canary),
+                *(tuple(r.shown), tuple(r.taken), dict(r.scores)),
+            )
             for name, r in self._open.items()
         }
         windows = [tuple(getattr(w, name) for name in w.__struct_fields__) for w in self._windows.values()]
         exposed = (self._exposed[0], np.fromiter(self._exposed[1], np.uint64, len(self._exposed[1])))
         monitors = tuple(monitor.detector.snapshot() for monitor in self._monitors)
         early = {name: tuple(answers) for name, answers in self._early.items()}
-        return (SCHEMA, requests, early, self._newest_ms, exposed, windows, monitors)
+        return (SCHEMA, requests, early, self._newest_ms, exposed, windows, monitors, self._labels.snapshot())
 
     def restore(self, snapshot: tuple[Any, ...]) -> None:
         """Take a snapshot's state."""
-        schema, requests, early, self._newest_ms, exposed, windows, monitors = snapshot
+        if snapshot[0] == 1:  # from before there were scores
+            snapshot = (SCHEMA, *snapshot[1:], ())
+        schema, requests, early, self._newest_ms, exposed, windows, monitors, labels = snapshot
         if schema != SCHEMA:
             raise ValueError(f"outcomes snapshot: expected schema {SCHEMA}, got {schema}")
         self._open = {name: _restored(*row) for name, row in requests.items()}
@@ -228,6 +260,7 @@ class Outcomes:
         self._windows = {(w.version, w.rollout_id, w.stage, w.window_start_ms): w for w in restored}
         for monitor, state in zip(self._monitors, monitors, strict=True):
             monitor.detector = monitor.detector.restore(state)
+        self._labels.restore(labels)
 
 
 def replace_counts(old: VariantWindow, first: bool, hit: bool, shown: int, taken: int) -> VariantWindow:
@@ -257,8 +290,9 @@ def _restored(
     canary: bool,
     shown: tuple[str, ...],
     taken: tuple[str, ...],
+    scores: Mapping[str, float] = MappingProxyType({}),
 ) -> Request:
-    return Request(ts_ms, user, version, rollout_id, stage, canary, set(shown), set(taken))
+    return Request(ts_ms, user, version, rollout_id, stage, canary, set(shown), set(taken), dict(scores))
 
 
 def _request(outcome: Outcome) -> Request:
@@ -289,14 +323,14 @@ def outcomes_of(admitted: Admitted) -> list[tuple[str, ModelOutcomes]]:
     return [(domain, ModelOutcomes(ModelName(domain), outcomes)) for domain, outcomes in grouped.items()]
 
 
-class OutcomeLogic(StatefulBatchLogic[ModelOutcomes, "VariantWindow | Signal", tuple[Any, ...]]):
+class OutcomeLogic(StatefulBatchLogic[ModelOutcomes, Told, tuple[Any, ...]]):
     """The Bytewax shell around `Outcomes`."""
 
     def __init__(self, outcomes: Outcomes) -> None:
         self._outcomes = outcomes
 
-    def on_batch(self, values: list[ModelOutcomes]) -> tuple[list["VariantWindow | Signal"], bool]:
-        found: list[VariantWindow | Signal] = []
+    def on_batch(self, values: list[ModelOutcomes]) -> tuple[list[Told], bool]:
+        found: list[Told] = []
         for chunk in values:
             found += self._outcomes.add(chunk)
         return found, False
@@ -317,8 +351,8 @@ def detector_of(settings: FlowSettings) -> Adwin | Prequential:
 
 
 @operator
-def watch_outcomes(step_id: str, up: Stream[Admitted], settings: FlowSettings) -> KeyedStream["VariantWindow | Signal"]:
-    """Admitted chunks -> variant windows that changed, and alarms of hit rate and CTR, keyed by model."""
+def watch_outcomes(step_id: str, up: Stream[Admitted], settings: FlowSettings) -> KeyedStream[Told]:
+    """Admitted chunks -> variant windows that changed, windows of scores, and alarms of a fall, keyed by model."""
 
     def build(resume: tuple[Any, ...] | None) -> OutcomeLogic:
         outcomes = Outcomes(
@@ -327,6 +361,12 @@ def watch_outcomes(step_id: str, up: Stream[Admitted], settings: FlowSettings) -
             settings.drop_fraction,
             settings.settle_seconds * 1000,
             partial(detector_of, settings),
+            DelayedLabels(
+                settings.label_window_seconds * 1000,
+                settings.label_clicks,
+                settings.drop_fraction,
+                settings.settle_seconds * 1000,
+            ),
         )
         if resume is not None:
             outcomes.restore(resume)

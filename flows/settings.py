@@ -12,6 +12,7 @@ from pydantic_settings import SettingsConfigDict
 
 from online_models.contracts.events import MAX_LINE_BYTES, EventType, timestamp_ms
 from online_models.contracts.features import DEFAULT_FEATURES, FeatureSpec, spec_hash
+from online_models.contracts.jobs import TrainLora, TrainTwoTower
 from online_models.drift.calibration import MIN_PANES
 from online_models.drift.measure import DETECTORS
 from online_models.drift.policy import Policy
@@ -19,6 +20,8 @@ from online_models.settings import Settings
 from online_models.sketches import Layout
 
 COMPONENTS: Final = ("recommender", "llm")
+FROM_SETTINGS: Final = frozenset({"als", "start", "half_life_days", "features", "pane_seconds", "until_ms"})
+"""Options of a job that other settings, or its level, decide."""
 VW_FIELDS: Final = ("event_id", "user_id", "item_id", "ts", "domain", "type")
 
 
@@ -50,8 +53,22 @@ class FlowSettings(Settings):
     adwin_delta : bound on the chance of a false alarm at one look at hit rate or CTR
     outcome_window_seconds : length of the windows in which a version's outcomes are counted
     hysteresis_windows : drifting windows in a row before a trigger; and calm ones before it is armed again
-    cooldown_seconds, daily_budget : least time between two triggers of a model; most triggers in a UTC day
-    drop_fraction : a fall of hit rate or CTR by this share triggers alone
+    cooldown_seconds, daily_budget : least time between two triggers of a model; most triggers of a level in a UTC day
+    warm_cooldown_seconds, cold_cooldown_seconds, lora_cooldown_seconds : the same of one level of training, where it is another
+    warm_daily_budget, cold_daily_budget, lora_daily_budget : likewise
+    drop_fraction : a fall of hit rate or CTR by this share triggers alone; likewise of what labels say of the language model,
+        the share of its AUC above chance
+    retrain_model : what a retrain of the recommender trains: `als` factors, or a `two_tower` network beside them. A model without
+        a version gets factors first: they are there within seconds
+    language_models : domains whose language model is trained (LoRA): its first adapter, and when its texts or labels drift
+    train_two_tower, train_lora : further options of those jobs, by the names of their fields
+    near_line_effect : a drift of features below this effect is left to the online updates, and nothing is retrained
+    near_line_seconds : how long it may stand until it is retrained all the same
+    cold_every_warms, cold_every_seconds : after so many warm starts, or so long after a cold one, the next training is cold; 0:
+        never
+    schedule_seconds : train from nothing, drift or not, so long after the last training; 0: never
+    label_window_seconds, label_clicks : least length of a window in which the language model's scores are held against what was
+        taken, and fewest taken and untaken items in it: it goes on until it has them
     settle_seconds : after a fall of hit rate or CTR, wait so long: a model retrained at once has seen nothing of the new world
     train_factors : length of the vectors that a retrain learns
     bootstrap_events : events in closed windows after which a model without any version asks for its first training
@@ -86,7 +103,24 @@ class FlowSettings(Settings):
     hysteresis_windows: int = Field(2, gt=0)
     cooldown_seconds: int = Field(86_400, ge=0)
     daily_budget: int = Field(4, gt=0)
+    warm_cooldown_seconds: int | None = Field(None, ge=0)
+    cold_cooldown_seconds: int | None = Field(None, ge=0)
+    lora_cooldown_seconds: int | None = Field(None, ge=0)
+    warm_daily_budget: int | None = Field(None, gt=0)
+    cold_daily_budget: int | None = Field(None, gt=0)
+    lora_daily_budget: int | None = Field(None, gt=0)
     drop_fraction: float = Field(0.10, gt=0, lt=1)
+    retrain_model: Literal["als", "two_tower"] = "als"
+    language_models: tuple[str, ...] = ()
+    train_two_tower: dict[str, Any] = Field(default_factory=dict)
+    train_lora: dict[str, Any] = Field(default_factory=dict)
+    near_line_effect: float = Field(0.05, ge=0)
+    near_line_seconds: int = Field(604_800, ge=0)
+    cold_every_warms: int = Field(8, ge=0)
+    cold_every_seconds: int = Field(604_800, ge=0)
+    schedule_seconds: int = Field(0, ge=0)
+    label_window_seconds: int = Field(86_400, gt=0)
+    label_clicks: int = Field(100, gt=1)
     bootstrap_events: int = Field(1_000, gt=0)
     train_half_life_days: float = Field(365.0, gt=0)
     train_factors: int = Field(64, gt=0)
@@ -147,6 +181,21 @@ class FlowSettings(Settings):
             if isinstance(table, dict) and (unknown := set(table) - set(FeatureSpec.__struct_fields__)):
                 raise ValueError(f"feature {table.get('name', '')!r}: unknown key {', '.join(sorted(unknown))}")
         return msgspec.convert(tables, tuple[FeatureSpec, ...])
+
+    @model_validator(mode="after")
+    def _trainable(self) -> Self:
+        for name, options, kind in (
+            ("train_two_tower", self.train_two_tower, TrainTwoTower),
+            ("train_lora", self.train_lora, TrainLora),
+        ):
+            known = set(kind.__struct_fields__) - FROM_SETTINGS
+            if unknown := set(options) - known:
+                raise ValueError(f"{name}: expected {', '.join(sorted(known))}; got {', '.join(sorted(unknown))}")
+            try:
+                msgspec.convert(options, kind)
+            except msgspec.ValidationError as error:
+                raise ValueError(f"{name}: {error}") from error
+        return self
 
     @model_validator(mode="after")
     def _declared_well(self) -> Self:

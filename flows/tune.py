@@ -20,14 +20,16 @@ from flows.admission import Admitted
 from flows.combine import Combine, Plans
 from flows.drift import Judge
 from flows.feature_rows import Words
+from flows.levels import near_line
 from flows.live import Reference
 from flows.offline import Log, Tallied, batches
 from flows.profiles import profiles_of
 from flows.ranges import BEGINNING, TimeRange, is_range, moment_text, parse_moment, parse_range
 from flows.reports import told
+from flows.retraining import policy, rules
 from flows.settings import FlowSettings
 from flows.text_table import text_table
-from flows.triggers import Signal, Suppressed, TriggerPolicy, TriggerState, step
+from flows.triggers import LANGUAGE_MODEL, RECOMMENDER, Signal, Suppressed, TriggerPolicy, TriggerState, step
 from flows.windows import ClosedWindow, windows_of
 from online_models.contracts.events import TimeBounds
 from online_models.contracts.ids import ModelName
@@ -109,7 +111,7 @@ class Outcome:
 
 def usual_sets(settings: FlowSettings, components: Sequence[str]) -> list[PolicySet]:
     """What is shipped (or set), what is published, and both directions from the former."""
-    rules = TriggerPolicy(settings.hysteresis_windows, settings.cooldown_seconds * 1000, settings.daily_budget)
+    trigger = policy(settings)
     ours = {name: settings.policy(name) for name in components}
     published = Policy(rule="two_of_three", calibrated=False, confirm=False)
     stricter = {name: _changed(each, q=each.q / 10, effect=5 * each.effect) for name, each in ours.items()}
@@ -118,10 +120,10 @@ def usual_sets(settings: FlowSettings, components: Sequence[str]) -> list[Policy
         for name, each in ours.items()
     }
     return [
-        PolicySet("settings" if settings.policies else "shipped", ours, rules),
-        PolicySet("published", dict.fromkeys(components, published), rules),
-        PolicySet("stricter", stricter, rules),
-        PolicySet("looser", looser, rules),
+        PolicySet("settings" if settings.policies else "shipped", ours, trigger),
+        PolicySet("published", dict.fromkeys(components, published), trigger),
+        PolicySet("stricter", stricter, trigger),
+        PolicySet("looser", looser, trigger),
     ]
 
 
@@ -238,6 +240,7 @@ class _Trial:
     ) -> None:
         self.outcome = Outcome(tried.name)
         self._rules = tried.trigger
+        self._levels = rules(settings)
         self._settings = settings.model_copy(
             update={"policies": msgspec.to_builtins(dict(tried.policies)), "baseline_seconds": 0}
         )
@@ -245,7 +248,7 @@ class _Trial:
         self._references = references
         self._words = words
         self._judges: dict[ModelName, Judge] = {}
-        self._states: dict[ModelName, TriggerState] = {}
+        self._states: dict[tuple[ModelName, str], TriggerState] = {}
         self._numbers: Counter[tuple[ModelName, int]] = Counter()
 
     def add(self, window: ClosedWindow) -> None:
@@ -260,11 +263,17 @@ class _Trial:
         drifted = [told(row, self._words[model]) for row in scored.features if row.verdict == Verdict.DRIFT]
         number = self._numbers[model, window.end_ms - window.start_ms]
         self.outcome.alarms += [_alarm(row, number) for row in drifted]
-        self._decide(scored.signal, tuple(row.feature for row in drifted))
+        of_text = {spec.name for spec in self._settings.specs(model) if spec.component == LANGUAGE_MODEL}
+        features = tuple(row.feature for row in drifted)
+        self._decide(scored.signal, tuple(name for name in features if name not in of_text))
+        if scored.language is not None:
+            self._decide(scored.language, tuple(name for name in features if name in of_text))
 
     def _decide(self, signal: Signal, features: tuple[str, ...]) -> None:
-        state = self._states.get(signal.model, TriggerState())
-        self._states[signal.model], decisions = step(state, signal, self._rules)
+        key = (signal.model, signal.component)
+        state = self._states.get(key, TriggerState())
+        answered = near_line(signal, state.since_ms, self._levels) if signal.component == RECOMMENDER else ""
+        self._states[key], decisions = step(state, signal, self._rules, answered=answered)
         for decision in decisions:
             end = moment_text(decision.signal.window_end_ms)
             reason = decision.reason if isinstance(decision, Suppressed) else "retrain"

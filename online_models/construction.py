@@ -24,6 +24,7 @@ Text = Callable[[int], str]
 
 FEATURES: Final = "features."
 TOKENS: Final = "tokens:features."
+NLL: Final = "nll:features."
 EMBEDDINGS: Final = ("embedding.user.", "embedding.item.")
 
 CLOCK: Final = ("hour", "minute", "weekday")
@@ -83,7 +84,7 @@ def check_source(source: str) -> None:
     """
     plain = ("value", "hour", "minute", "weekday", "type", "item_id", "user_id")
     for part in source.split("*"):
-        named = any(part.startswith(prefix) and part != prefix for prefix in (FEATURES, TOKENS, *EMBEDDINGS))
+        named = any(part.startswith(prefix) and part != prefix for prefix in (FEATURES, TOKENS, NLL, *EMBEDDINGS))
         if part not in plain and not named:
             raise ValueError(f"expected a source of FeatureSpec, got {source!r}")
 
@@ -138,7 +139,7 @@ def _part(source: str, observed: Observed) -> Column:
         case _ if source.startswith(FEATURES):
             return observed.features.column(source[len(FEATURES) :])
         case _:
-            return observed.features.column(source)  # coordinates of embeddings go by their full name
+            return observed.features.column(source)  # what a live version says of events goes by its full name
 
 
 def _numbers(numbers: npt.NDArray[np.float64] | npt.NDArray[np.int64]) -> Column:
@@ -256,6 +257,15 @@ def _join(a: Rows, b: Rows) -> tuple[Rows, Rows]:
     return left, right
 
 
+def words_of(text: str) -> list[str]:
+    """The lower-case words of a text, in their order.
+
+    >>> words_of("Star Wars: Episode IV (1977)")
+    ['star', 'wars', 'episode', 'iv', '1977']
+    """
+    return _TOKEN.findall(text.lower())
+
+
 def _tokens(texts: Column) -> Column:
     """The distinct lower-case words of each event's texts; a text that comes often is split once."""
     rows = np.arange(len(texts.words)) if texts.word_rows is None else texts.word_rows
@@ -263,7 +273,7 @@ def _tokens(texts: Column) -> Column:
     found: dict[tuple[int, str], None] = {}
     for place, (row, hashed) in enumerate(zip(rows.tolist(), texts.words.tolist(), strict=True)):
         if hashed not in split:
-            split[hashed] = tuple(dict.fromkeys(_TOKEN.findall(texts.text(place).lower())))
+            split[hashed] = tuple(dict.fromkeys(words_of(texts.text(place))))
         found.update(dict.fromkeys((row, token) for token in split[hashed]))
     tokens = [token for _, token in found]
     hash_of = {token: hash64(token) for token in set(tokens)}

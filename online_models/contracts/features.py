@@ -46,6 +46,7 @@ class FeatureSpec(msgspec.Struct, frozen=True):
     `value` (numbers), `hour`, `minute`, `weekday` (numbers: UTC hour 0-23, minute of the day 0-1439, 0 = Monday),
     `type`, `item_id`, `user_id` (words), `features.<name>` (either),
     `tokens:features.<name>` (the distinct lower-case words of a text),
+    `nll:features.<name>` (numbers: mean surprise of a text's words under the live version's text model, nats a word),
     `embedding.user.<axis>`, `embedding.item.<axis>` (numbers: a coordinate in the live version's space), or
     several of these joined by `*`: a cross, one word per combination, numbers by their integer part.
     """

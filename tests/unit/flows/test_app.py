@@ -1,14 +1,8 @@
-"""What the wiring hands on: a job knows what the windows of this flow are; and no event waits for a compiler."""
+"""What the wiring hands on: no event waits for a compiler."""
 
 import subprocess
 import sys
 from pathlib import Path
-
-from flows.app import template
-from flows.settings import FlowSettings
-from online_models.contracts.events import EventType
-from online_models.contracts.features import FeatureKind, FeatureSpec
-from online_models.contracts.jobs import TrainAls
 
 ROOT = Path(__file__).parents[3]
 
@@ -39,14 +33,6 @@ for part in (pieces[:1], pieces[1:]):  # from nothing, and from what Redis holds
 late = {name: count for name, count in compiled().items() if count > before.get(name, 0)}
 assert not late, late
 """
-
-
-def test_a_job_says_which_features_and_panes_its_version_will_be_judged_by() -> None:
-    spec = FeatureSpec("price", FeatureKind.NUMERIC, "features.price", (EventType.CLICK,))
-    asked = template(FlowSettings(window_seconds=3_600, features=(spec,))).payload
-    assert isinstance(asked, TrainAls)
-    assert (asked.features, asked.pane_seconds) == ((spec,), 900)
-    assert template(FlowSettings()).payload.features == ()  # the default ones need not be repeated
 
 
 def test_every_kernel_that_learning_needs_is_compiled_before_the_first_event(redis_url: str, tmp_path: Path) -> None:

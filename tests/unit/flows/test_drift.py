@@ -1,23 +1,27 @@
 """Judging windows in their order: against what the champion was trained on, the stream's own beginning, or not at all."""
 
 import pickle
+from dataclasses import replace
 
 import msgspec
 import numpy as np
 import pytest
 
-from flows.combine import Plans
+from flows.combine import Plans, text_tag
 from flows.drift import Judge, Scored, WindowReport
+from flows.levels import Champion
 from flows.live import Reference
 from flows.settings import FlowSettings
 from flows.windows import ClosedWindow
 from online_models.columns import MappingColumns
 from online_models.contracts.artifacts import FeatureSketch
+from online_models.contracts.columns import FeatureColumns
 from online_models.contracts.events import TYPE_CODES, EventType
 from online_models.contracts.features import FeatureKind, FeatureSpec
 from online_models.contracts.ids import ModelVersion, hash64
 from online_models.ports import FeatureWord
 from online_models.sketches import Layout, Sketches, sketch
+from online_models.text import Surprise, TextColumns, TextModel
 from tests.samples import MOVIES, batch, event
 
 RATING = FeatureSpec("rating", FeatureKind.NUMERIC, "value", (EventType.RATING,), 0.0, 5.0, 50)
@@ -47,7 +51,7 @@ class Observed:
         self.value[:missing] = np.nan
         self.item_hash = self.user_hash = np.zeros(events, np.uint64)
         self.events = SAMPLE.events
-        self.features = MappingColumns(
+        self.features: FeatureColumns = MappingColumns(
             [None if row % 10 == 0 else {"genres": [f"g{each}"]} for row, each in enumerate(genre)]
         )
 
@@ -243,6 +247,55 @@ def test_what_was_remembered_against_one_champion_says_nothing_against_the_next(
 def test_a_component_is_judged_by_its_own_policy() -> None:
     settings = SETTINGS.model_copy(update={"policies": {"recommender": {"effect": 10.0}}})
     assert verdicts(judge(settings).add(window(0, shift=0.3), CHAMPION))["rating"] == "stable"
+
+
+def test_the_language_model_s_features_are_a_signal_of_their_own() -> None:
+    """Here the genres stand for text: both drift, and each signal tells of its own."""
+    text = msgspec.structs.replace(GENRES, component="llm")
+    settings = SETTINGS.model_copy(update={"features": (RATING, text, OF_PRODUCTS)})
+    facts = Champion(ModelVersion("v3"), towers=True)
+    found = judge(settings).add(window(0, shift=0.3), replace(reference(RATING, text), champion=facts))
+    assert (found.has_champion, found.champion) == (True, facts)
+    assert found.language is not None
+    assert (found.language.detector, found.language.component, found.language.drifted) == ("panel_llm", "llm", True)
+    assert found.language.reason.startswith("genres")
+    assert (found.signal.component, found.signal.drifted) == ("recommender", True)
+    assert found.signal.reason.startswith("rating")
+    effects = {alarm.feature: alarm.statistic for alarm in found.alarms}
+    assert (found.signal.effect, found.language.effect) == (effects["rating"], effects["genres"])
+    calm = judge(settings).add(window(0, shift=0.3), reference(RATING))
+    assert calm.language is not None
+    assert (calm.language.drifted, calm.language.effect, calm.signal.drifted) == (False, 0.0, True)
+    assert judge().add(window(0), CHAMPION).language is None
+
+
+def test_what_texts_read_like_is_judged_under_the_champion_s_text_model_and_under_no_other() -> None:
+    nll = FeatureSpec("nll", FeatureKind.NUMERIC, "nll:features.title", (EventType.RATING,), 0.0, 16.0, component="llm")
+    settings = SETTINGS.model_copy(update={"features": (RATING, GENRES, OF_PRODUCTS, nll)})
+    layout = Plans(settings).read(MOVIES)
+    surprise = Surprise(TextModel.of(["red house", "red car", "blue car"]))
+
+    def read(new: float, seed: int) -> Sketches:
+        """2,000 titles, of which a share is in new words."""
+        rng = np.random.default_rng(seed)
+        titles = np.where(rng.random(2_000) < new, "un autobus", rng.choice(["red house", "blue car"], 2_000)).tolist()
+        seen = Observed(2_000, seed)
+        seen.features = TextColumns(surprise, MappingColumns([{"title": title} for title in titles]))
+        return sketch(layout, seen, np.zeros(2_000, np.int64), 1)[0]
+
+    of_text = FeatureSketch(nll, layout.state(read(0.05, 1), "nll").counts.tolist(), events=2_000)
+    champion = replace(CHAMPION, sketches=(*CHAMPION.sketches, of_text))
+
+    def verdict_under(version: str, new: float) -> str | None:
+        seen = window(0)
+        tag = text_tag(ModelVersion(version))
+        found = judge(settings).add(replace(seen, sketches={**seen.sketches, tag: read(new, 2)}), champion)
+        assert found.language is not None
+        assert found.language.drifted is (verdicts(found).get("nll") == "drift")
+        return verdicts(found).get("nll")
+
+    assert (verdict_under("v3", 0.05), verdict_under("v3", 0.3)) == ("stable", "drift")
+    assert verdict_under("v4", 0.3) is None
 
 
 def test_the_same_window_gives_the_same_rows_and_another_window_or_feature_other_ids() -> None:

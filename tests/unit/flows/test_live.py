@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import redis as redis_client
 
+from flows.levels import Champion
 from flows.live import Champions, LiveVersion, LiveVersions, same_declaration
 from online_models.blend import Blend
 from online_models.contracts import keys
@@ -31,6 +32,7 @@ from online_models.stores.postgres import Database
 from online_models.stores.postgres_registry import PostgresRegistry
 from online_models.stores.postgres_rollouts import PostgresRollouts
 from online_models.stores.redis import RedisEmbeddings, RedisRoutes
+from online_models.text import TEXT_MODEL_FILE, TextModel
 from tests.artifacts import FACTORS, flip_one_byte, publish, small_model
 from tests.samples import MOVIES, manifest
 
@@ -256,6 +258,37 @@ def test_the_champion_s_sketches_are_the_reference_until_another_version_is_cham
         assert patient.reference(MOVIES) is None
         publish(FilesystemArtifacts(tmp_path), registry, MOVIES, small_model(1))
         assert champions.reference(MOVIES) is found
+
+
+def test_what_is_known_of_the_champion_comes_with_its_reference(fresh_stores: Endpoints) -> None:
+    with closing(Database(fresh_stores.postgres_dsn)) as database:
+        registry, rollouts = PostgresRegistry(database), PostgresRollouts(database)
+        version = registry.new_version()
+        registry.register(msgspec.structs.replace(manifest(version), start="warm"), "0" * 64, "test")
+        rollouts.adopt(MOVIES, version, "test")
+        found = Champions(registry, 0.0).reference(MOVIES)
+        assert found is not None
+        assert found.champion == Champion(version, cold=False, trained_until_ms=1)
+
+
+def test_a_version_reads_texts_by_the_text_model_in_its_artifact(world: World) -> None:
+    made = small_model(1)
+    model = TextModel.of(["the red house", "the car"])
+    world.artifacts.write(made.manifest(MOVIES, V1, [0, 2]), made.files() | {TEXT_MODEL_FILE: model.encode()})
+    world.publish(V2)
+    world.route(V1, V2)
+    with_text, without = world.live.of(MOVIES)
+    assert with_text.surprise is not None
+    assert with_text.surprise.model.encode() == model.encode()
+    assert without.surprise is None
+
+
+def test_a_version_whose_text_model_is_none_is_refused(world: World) -> None:
+    made = small_model(1)
+    world.artifacts.write(
+        made.manifest(MOVIES, V1, [0, 2]), made.files() | {TEXT_MODEL_FILE: made.files()["factors.safetensors"]}
+    )
+    assert world.route(V1) == []
 
 
 def test_sketches_may_be_compared_only_under_one_declaration() -> None:

@@ -1,22 +1,25 @@
 """Outcomes: what counts for which version, when it is final, and when a fall of a rate is an alarm."""
 
 import pickle
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flows.admission import Admitted
-from flows.outcomes import FALLBACK, ModelOutcomes, Outcome, Outcomes, detector_of, outcomes_of
+from flows.delayed_labels import DelayedLabels
+from flows.outcomes import FALLBACK, ModelOutcomes, Outcome, Outcomes, Told, detector_of, outcomes_of
 from flows.settings import FlowSettings
-from flows.triggers import Signal
+from flows.triggers import LANGUAGE_MODEL, Family, Signal
 from online_models.contracts.events import Event, EventType, FeatureValue
 from online_models.contracts.ids import ModelVersion, hash64
 from online_models.contracts.rollouts import VariantWindow
 from online_models.drift.adwin import Adwin
 from online_models.drift.prequential import Prequential, Worse
+from online_models.ports import FeatureWindowRow
 from tests.samples import MOVIES, batch, event, event_id
 
 ATTRIBUTION_MS, WINDOW_MS, SETTLE_MS = 1_000, 10_000, 5_000
@@ -38,9 +41,11 @@ def shown(
     rollout: int = 0,
     stage: int = -1,
     variant: str = "stable",
+    scores: Mapping[str, FeatureValue] | None = None,
 ) -> list[Outcome]:
-    """One answer of the API."""
+    """One answer of the API. scores : what its language model said of items"""
     features: dict[str, FeatureValue] = {"stage": float(stage), "variant": variant}
+    said = {item: {"llm_score": score} for item, score in (scores or {}).items()}
     return [
         Outcome(
             Event(
@@ -53,7 +58,7 @@ def shown(
                 request_id=request,
                 model_version=version,
                 rollout_id=rollout or None,
-                features=features,
+                features=features | said.get(item, {}),
             ),
             ts_ms,
             hash64(user),
@@ -72,16 +77,16 @@ def later(ts_ms: int) -> list[Outcome]:
     return taken("no such request", ts_ms)
 
 
-def found(state: Outcomes, *events: list[Outcome]) -> list[VariantWindow | Signal]:
+def found(state: Outcomes, *events: list[Outcome]) -> list[Told]:
     """What one chunk of the events gives."""
     return state.add(ModelOutcomes(MOVIES, [outcome for each in events for outcome in each]))
 
 
-def windows(found: Sequence[VariantWindow | Signal]) -> list[VariantWindow]:
+def windows(found: Sequence[Told]) -> list[VariantWindow]:
     return [each for each in found if isinstance(each, VariantWindow)]
 
 
-def counts(found: Sequence[VariantWindow | Signal]) -> list[tuple[int, int, int, int]]:
+def counts(found: Sequence[Told]) -> list[tuple[int, int, int, int]]:
     """Requests, hits, impressions and clicks of each window."""
     return [(each.requests, each.hits, each.impressions, each.clicks) for each in windows(found)]
 
@@ -138,7 +143,7 @@ def test_versions_rollouts_and_stages_are_counted_apart() -> None:
     assert {each.requests for each in windows(first)} == {1}
 
 
-def exposures(found: Sequence[VariantWindow | Signal]) -> tuple[int, int]:
+def exposures(found: Sequence[Told]) -> tuple[int, int]:
     final = {(w.version, w.rollout_id, w.stage, w.window_start_ms): w for w in windows(found)}
     return sum(w.users for w in final.values()), sum(w.successes for w in final.values())
 
@@ -188,7 +193,7 @@ def traffic(rates: Sequence[float], start_ms: int = 0, variant: str = "stable") 
     return made
 
 
-def signals(found: Sequence[VariantWindow | Signal]) -> list[Signal]:
+def signals(found: Sequence[Told]) -> list[Signal]:
     return [each for each in found if isinstance(each, Signal)]
 
 
@@ -302,7 +307,7 @@ def final(
 ) -> tuple[dict[WindowKey, VariantWindow], list[Signal]]:
     """The last state of each window, and all signals, when the events come in pieces."""
     ends = sorted({0, *(cut for cut in cuts if cut < len(events)), len(events)})
-    told: list[VariantWindow | Signal] = []
+    told: list[Told] = []
     for start, end in pairwise(ends):
         told += found(state, list(events[start:end]))
     last = {(w.version, w.rollout_id, w.stage, w.window_start_ms): w for w in windows(told)}
@@ -351,6 +356,85 @@ def test_a_restored_state_goes_on_as_if_it_had_never_stopped(stop: int, cuts: li
     expected = final(running, events[stop:], cuts)  # what goes on after a snapshot leaves it as it was
     restored.restore(snapshot)
     assert final(restored, events[stop:], cuts) == expected
+
+
+# --- what the language model said
+
+
+def scored_traffic(requests: int, true_until: int, variant: str = "stable") -> list[Outcome]:
+    """One request of five items a second, of which the likelier ones are taken until they are not."""
+    rng = np.random.default_rng(5)
+    made: list[Outcome] = []
+    for number in range(requests):
+        name, ts_ms = f"{variant}-{number}", 1_000 * number
+        scores = dict(zip("abcde", rng.normal(-1, 2, 5).tolist(), strict=True))
+        made += shown(name, ts_ms, "abcde", user=f"u{number % 90}", variant=variant, scores=scores)
+        for item, score in scores.items():
+            if rng.random() < 1 / (1 + np.exp(-score if number < true_until else 1)):
+                made += taken(name, ts_ms, item)
+    return made
+
+
+def with_labels() -> Outcomes:
+    labels = DelayedLabels(60_000, 20, drop_fraction=0.1, settle_ms=SETTLE_MS)
+    return Outcomes(ATTRIBUTION_MS, WINDOW_MS, drop_fraction=0.99, settle_ms=SETTLE_MS, labels=labels)
+
+
+def score_windows(found: Sequence[Told]) -> list[FeatureWindowRow]:
+    return [each for each in found if isinstance(each, FeatureWindowRow)]
+
+
+def test_scores_are_held_against_what_was_taken_once_the_time_for_answers_is_over() -> None:
+    said = {"a": 1.5, "b": -0.5, "c": -2.0}
+    state = Outcomes(ATTRIBUTION_MS, WINDOW_MS, 0.1, SETTLE_MS, labels=DelayedLabels(WINDOW_MS, 1, 0.1, SETTLE_MS))
+    events = [*shown("r1", 0, "abcd", scores=said), *taken("r1", 300, "a"), *taken("r1", 400, "d")]
+    events += [*taken("r1", ATTRIBUTION_MS + 1, "b"), *shown("r2", 12_000, scores={"a": 0.0})]
+    (row,) = score_windows(found(state, events, later(14_000)))
+    assert (row.feature, row.events, row.statistics["taken"], row.statistics["auc"]) == ("llm_score@v1", 3, 1, 1.0)
+
+
+def test_a_score_that_is_no_finite_number_and_a_list_without_scores_say_nothing() -> None:
+    odd: dict[str, FeatureValue] = {"a": "high", "b": float("nan")}
+    events = [*shown("r1", 0, scores=odd), *shown("r2", 1), *taken("r1", 2), *shown("r3", 90_000, scores={"a": 0.0})]
+    state = Outcomes(ATTRIBUTION_MS, WINDOW_MS, 0.1, SETTLE_MS, labels=DelayedLabels(WINDOW_MS, 1, 0.1, SETTLE_MS))
+    assert score_windows(found(state, events, later(99_000))) == []
+
+
+def test_scores_that_no_longer_tell_are_an_alarm_of_the_language_model_and_a_canary_s_are_not() -> None:
+    (first, *_) = told = signals(found(with_labels(), scored_traffic(900, 600)))
+    assert {(signal.detector, signal.component, signal.family) for signal in told} == {
+        ("llm_auc", LANGUAGE_MODEL, Family.LABELS)
+    }
+    assert 600_000 < first.window_end_ms <= 720_000
+    canary = found(with_labels(), scored_traffic(900, 600, variant="canary"))
+    assert (signals(canary), score_windows(canary)) == ([], [])
+
+
+@settings(max_examples=10, deadline=None)
+@given(stop=st.integers(0, 4_000), cuts=st.lists(st.integers(0, 4_000), max_size=5))
+def test_windows_of_scores_do_not_depend_on_where_chunks_end_or_a_restart_comes(stop: int, cuts: list[int]) -> None:
+    events = scored_traffic(500, 300)
+    whole = found(with_labels(), events)
+    running, restored = with_labels(), with_labels()
+    pieces: list[Told] = []
+    for start, end in pairwise(sorted({0, *(cut for cut in cuts if cut < stop), stop})):
+        pieces += found(running, events[start:end])
+    restored.restore(pickle.loads(pickle.dumps(running.snapshot())))
+    pieces += found(restored, events[stop:])
+    assert score_windows(pieces) == score_windows(whole)
+    assert signals(pieces) == signals(whole)
+    assert len(score_windows(whole)) >= 7
+
+
+def test_a_snapshot_from_before_there_were_scores_is_gone_on_from() -> None:
+    running, restored = outcomes(), outcomes()
+    found(running, traffic(FALL[:350]))
+    schema, requests, *rest = running.snapshot()
+    assert schema == 2
+    old = {name: values[:-1] for name, values in requests.items()}
+    restored.restore((1, old, *rest[:-1]))
+    after = traffic(FALL[350:], start_ms=350_000)
+    assert found(restored, after) == found(running, after)
 
 
 def test_a_restored_state_still_knows_how_far_event_time_has_come() -> None:

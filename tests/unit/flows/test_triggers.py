@@ -1,5 +1,6 @@
 """Triggers: hysteresis, cooldown, budget, and what is exempt from them."""
 
+import pickle
 from dataclasses import replace
 from itertools import pairwise
 
@@ -7,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flows.triggers import DAY_MS, Decision, Signal, Suppressed, Trigger, TriggerPolicy, TriggerState, step
+from flows.triggers import DAY_MS, Decision, Family, Signal, Suppressed, Trigger, TriggerPolicy, TriggerState, due, step
 from online_models.contracts.ids import ModelName
 
 HOUR_MS = 3_600_000
@@ -60,7 +61,7 @@ def test_an_outcome_alarm_triggers_alone() -> None:
 
 def test_a_moved_feature_does_not_make_a_fall_of_outcomes_wait_and_the_reverse_does() -> None:
     def fall(hour: int) -> Signal:
-        return replace(signal(hour, alone=True), outcome=True)
+        return replace(signal(hour, alone=True), family=Family.OUTCOME)
 
     moved, longer = [signal(1), signal(2)], signal(1, alone=True)
     assert reasons(run([*moved, fall(3), fall(4)])) == ["hysteresis", "Trigger", "Trigger", "cooldown"]
@@ -83,6 +84,49 @@ def test_a_trigger_that_waits_comes_with_the_first_signal_after_it_has_settled()
     assert "is waiting already" in reasons(decisions)[1]
 
 
+def test_a_trigger_that_waits_may_be_asked_for_without_a_signal() -> None:
+    alarm = replace(signal(1, alone=True), settle_ms=2 * HOUR_MS)
+    state, _ = step(TriggerState(), alarm, POLICY, "cold")
+    assert due(state, 3 * HOUR_MS - 1) == (state, [])
+    state, decisions = due(state, 3 * HOUR_MS)
+    assert decisions == [Trigger(alarm, "cold")]
+    assert (state.waiting, state.spent) == (None, {"cold": 1})
+
+
+def test_a_level_has_a_budget_of_its_own() -> None:
+    policy = TriggerPolicy(hysteresis=1, cooldown_ms=0, daily_budget=1)
+    state, told = TriggerState(), []
+    for hour, level in ((1, "warm"), (2, "warm"), (3, "cold"), (4, "cold"), (25, "warm")):
+        state, decisions = step(state, signal(hour, alone=True), policy, level)
+        told.append(decisions)
+    assert reasons(told) == ["Trigger", "budget", "Trigger", "budget", "Trigger"]
+
+
+def test_what_is_answered_already_asks_for_nothing_once_it_has_stood() -> None:
+    state, told = TriggerState(), []
+    for hour, answered in ((1, "near-line: yes"), (2, "near-line: yes"), (3, "")):
+        state, decisions = step(state, signal(hour), POLICY, "warm", answered)
+        told.append(decisions)
+        assert state.since_ms == (HOUR_MS if hour < 3 else None)
+    assert reasons(told) == ["hysteresis", "near-line", "Trigger"]
+
+
+def test_calm_windows_end_what_has_stood_since_the_first() -> None:
+    state, since = TriggerState(), []
+    for hour, drifted in enumerate((True, False, True, False, False, True), 1):
+        state, _ = step(state, signal(hour, drifted), POLICY, answered="near-line")
+        since.append(state.since_ms and state.since_ms // HOUR_MS)
+    assert since == [1, 1, 1, 1, None, 6]
+
+
+def test_a_state_survives_as_plain_values() -> None:
+    alarm = replace(signal(1, alone=True), settle_ms=HOUR_MS, family=Family.LABELS, effect=0.25)
+    state, _ = step(TriggerState(), signal(1, alone=True), POLICY, "warm")
+    state, _ = step(state, replace(alarm, window_end_ms=9 * HOUR_MS), POLICY, "lora")
+    assert state.waiting is not None
+    assert TriggerState.unpacked(pickle.loads(pickle.dumps(state.packed()))) == state
+
+
 @pytest.mark.parametrize("bad", [{"hysteresis": 0}, {"cooldown_ms": -1}, {"daily_budget": 0}])
 def test_an_impossible_policy_is_refused(bad: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="expected hysteresis"):
@@ -97,11 +141,13 @@ def test_no_sequence_of_signals_exceeds_the_rate_or_goes_unanswered(
     for gap, drifted, kind, settle in steps:  # kind 0: of a window, 1: of a longer one, 2: a fall of outcomes
         hour += gap
         told = signal(hour, drifted, kind > 0)
-        signals.append(replace(told, settle_ms=settle * HOUR_MS, outcome=kind == 2))
+        signals.append(
+            replace(told, settle_ms=settle * HOUR_MS, family=Family.OUTCOME if kind == 2 else Family.COMPOSITE)
+        )
     fired: list[tuple[int, bool]] = []
     for each, decided in zip(signals, run(signals), strict=True):
         triggers = [decision for decision in decided if isinstance(decision, Trigger)]
-        fired += [(each.window_end_ms, trigger.signal.outcome) for trigger in triggers]
+        fired += [(each.window_end_ms, trigger.signal.fall) for trigger in triggers]
         assert sum(decision.signal is each for decision in decided) == each.drifted
     falls = [moment for moment, fall in fired if fall]
     assert all(later - earlier >= POLICY.cooldown_ms for earlier, later in pairwise(falls))

@@ -4,6 +4,7 @@ import dataclasses
 import json
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -36,7 +37,12 @@ START_MS = 1_300_000_000_000 // (24 * HOUR_MS) * (24 * HOUR_MS)
 BOUNDS = TimeBounds(0, 2**62)
 RATING = FeatureSpec("rating", FeatureKind.NUMERIC, "value", (EventType.RATING,), 0.0, 10.0, 100)
 SETTINGS = FlowSettings(
-    features=(RATING,), window_seconds=3 * 3600, slide_seconds=3600, lateness_seconds=0, cooldown_seconds=0
+    features=(RATING,),
+    window_seconds=3 * 3600,
+    slide_seconds=3600,
+    lateness_seconds=0,
+    cooldown_seconds=0,
+    near_line_effect=0.0,
 )
 RULES = TriggerPolicy(hysteresis=2, cooldown_ms=0, daily_budget=4)
 SHIPPED = PolicySet("shipped", {"recommender": Policy()}, RULES)
@@ -66,6 +72,26 @@ def test_a_drift_is_found_when_it_came_and_explained(log: Log) -> None:
     assert min(alarm.window_end for alarm in found.alarms) in ("2011-03-15T01:00:00Z", "2011-03-15T02:00:00Z")
     assert len(episodes(found.alarms)) == 1
     assert all(alarm.why.startswith("rating: drift, ") for alarm in found.alarms)
+
+
+def test_a_small_drift_is_left_to_the_online_updates_as_in_the_stream_job(log: Log) -> None:
+    eager = PolicySet("eager", {"recommender": Policy(confirm=False)}, TriggerPolicy(1, 0, 99))
+    lenient = SETTINGS.model_copy(update={"near_line_effect": 0.1})
+    (trained,) = tune(log, DAY_ONE, SETTINGS, [eager], BOUNDS)
+    (left,) = tune(log, DAY_ONE, lenient, [eager], BOUNDS)
+    small = [each for each in left.decisions if each.reason.startswith("near-line updates answer it")]
+    assert 0 < len(small) < trained.triggers
+    assert left.triggers == trained.triggers - len(small)
+
+
+def test_text_triggers_apart_from_what_the_recommender_reads(log: Log) -> None:
+    """Here the ratings stand for both: each alarms, and neither counts for the other's hysteresis."""
+    read = msgspec.structs.replace(RATING, name="read", component="llm")
+    settings = SETTINGS.model_copy(update={"features": (RATING, read)})
+    both = PolicySet("both", {"recommender": Policy(), "llm": Policy()}, RULES)
+    (found,) = tune(log, DAY_ONE, settings, [both], BOUNDS)
+    first = [each for each in found.decisions if each.triggered][:2]
+    assert [each.features for each in first] == [("rating",), ("read",)]
 
 
 def test_sets_differ_and_the_trigger_rules_say_what_they_suppressed(log: Log) -> None:
