@@ -33,6 +33,9 @@ ANSWERS_PER_APPEND: Final = 1_000
 MOST_ITEMS: Final = 0x10000
 """Items of one request: their places are the last four digits of their impressions' ids."""
 
+LANGUAGE_FEATURE: Final = "llm_score"
+"""Name of the feature of an impression that tells what the language model said of its item."""
+
 _LOOK_SECONDS: Final = 0.005
 
 _PLACE: Final = len('{"event_id":"') + 36 - 4
@@ -47,6 +50,7 @@ class Shown:
 
     request_id : a UUID; items : their ids, best first, at most `MOST_ITEMS`; ts_ms : event time, epoch milliseconds
     propensities : how likely each item was to stand where it stands
+    language : calibrated log-odds that each is taken, where a language model had a say; empty where it had none
     features : what each impression says of the answer
     first : the first item's position, above 0 on later pages
     """
@@ -61,6 +65,7 @@ class Shown:
     rollout_id: int | None
     features: dict[str, FeatureValue]
     first: int = 0
+    language: Sequence[float | None] = ()
 
 
 def lines_of(shown: Shown) -> list[bytes]:
@@ -71,6 +76,8 @@ def lines_of(shown: Shown) -> list[bytes]:
     >>> lines_of(Shown(ModelName("movies"), UserId("u"), 5, asked, ["i"], [1.0], "v1", None, {}))[0][:52]
     b'{"event_id":"0a6b1c52-6df3-4a3e-9a3e-6a8a4d1f0000","'
     """
+    if any(logit is not None for logit in shown.language):
+        return [_encode(event_of(shown, item, place)) for place, item in enumerate(shown.items)]
     line = _encode(event_of(shown, "", 0))
     # No text of the line holds these bytes: a quotation mark within a text is escaped.
     head, _, rest = line.partition(b'"item_id":""')
@@ -93,6 +100,7 @@ def event_of(shown: Shown, item: str, place: int) -> Event:
     random one.
     """
     position = shown.first + place
+    logit = shown.language[place] if shown.language else None
     return Event(
         event_id=f"{shown.request_id[:-4]}{position:04x}",
         type=EventType.IMPRESSION,
@@ -105,7 +113,7 @@ def event_of(shown: Shown, item: str, place: int) -> Event:
         model_version=shown.model_version,
         rollout_id=shown.rollout_id,
         propensity=shown.propensities[place] if shown.propensities else 1.0,
-        features=shown.features,
+        features=shown.features if logit is None else {**shown.features, LANGUAGE_FEATURE: logit},
     )
 
 

@@ -51,5 +51,5 @@ def size_bytes(state: UserState) -> int:
     """About the memory that a state holds."""
     vector = 0 if state.vector is None else state.vector.nbytes
     said = sum(map(len, chain(state.preferences.items, state.preferences.categories)))
-    listed = len(state.precomputed or b"")
+    listed = len(state.precomputed or b"") + len(state.language or b"")
     return OVERHEAD_BYTES + vector + said + listed + state.history.recent.nbytes + state.history.seen.nbytes

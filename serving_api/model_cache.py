@@ -18,11 +18,12 @@ import numpy as np
 import numpy.typing as npt
 
 from online_models import als
-from online_models.contracts.artifacts import Manifest
+from online_models.contracts.artifacts import KINDS, Manifest
 from online_models.contracts.ids import ModelName, ModelVersion, hashes_of
 from online_models.contracts.rollouts import ReaderStatus
 from online_models.errors import ArtifactError, StoreError
 from online_models.history import EMPTY, ENTRY, UserHistory
+from online_models.language_scores import LANGUAGE_MODEL_FILE, LanguageModel
 from online_models.learner import TWO_TOWER_FILE, FoldIns, trained_of
 from online_models.ports import ArtifactStore, MappedArtifact, ModelRegistry, RegisteredVersion, Vector
 from serving_api.index import Index, build_index
@@ -48,6 +49,7 @@ class LoadedVersion:
     item_factors : float32 (items, k), row i belongs to `item_ids[i]`
     fold_ins : histories to user vectors; nearest : finds items where they are too many to score them all, else None
     tower_vectors : float32 (items, t), what the user tower's query is multiplied with; None without two towers
+    language_model : how scores of a language model are used; None without one
     item_gramian : float32 (k, k)
     user_factors : float32 (users, k), row `user_rows[user_id]`
     popular : as of training
@@ -68,6 +70,7 @@ class LoadedVersion:
     fold_ins: FoldIns
     nearest: Index | None = None
     tower_vectors: Vector | None = None
+    language_model: LanguageModel | None = None
 
     @property
     def version(self) -> ModelVersion:
@@ -95,8 +98,8 @@ def load_version(artifacts: ArtifactStore, registered: RegisteredVersion) -> Loa
     """
     mapped = artifacts.map(registered.model, registered.version, registered.manifest_sha256)
     where = f"{registered.model} {registered.version}"
-    if mapped.manifest.kind != "als":
-        raise ArtifactError(f"{where}: expected an artifact of kind als, got {mapped.manifest.kind!r}")
+    if mapped.manifest.kind not in KINDS:
+        raise ArtifactError(f"{where}: expected an artifact of kind {', '.join(KINDS)}, got {mapped.manifest.kind!r}")
     try:
         loaded = _parse(mapped, registered.manifest_sha256)
     except (KeyError, ValueError, msgspec.DecodeError) as error:
@@ -129,7 +132,13 @@ def _parse(mapped: MappedArtifact, sha256: str) -> LoadedVersion:
         fold_ins=FoldIns(trained),
         tower_vectors=None if trained.tower is None else trained.tower.search_vectors(),
         nearest=_nearest(tensors["item_factors"], tensors["user_factors"]),
+        language_model=_language_model(mapped),
     )
+
+
+def _language_model(mapped: MappedArtifact) -> LanguageModel | None:
+    raw = mapped.files.get(LANGUAGE_MODEL_FILE)
+    return None if raw is None else LanguageModel.of(raw, mapped.manifest.language_model)
 
 
 def _nearest(items: Vector, users: Vector) -> Index | None:

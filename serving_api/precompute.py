@@ -153,7 +153,8 @@ class Precompute:
     def _lists(self, state: ModelState, users: Sequence[UserId], top: int, now_ms: int) -> tuple[list[Listed], int]:
         """The lists of a batch, and how many users are torn."""
         served = [(user, view) for user in users if (view := choose(state, user).served) is not None]
-        known = self.kept.states(state.model, [(user, view.loaded.version) for user, view in served])
+        asked = [(user, view.loaded.version, view.loaded.manifest.language_model) for user, view in served]
+        known = self.kept.states(state.model, asked)
         made = []
         for (user, view), of in zip(served, known, strict=True):
             if of is None:

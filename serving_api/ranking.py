@@ -34,6 +34,7 @@ from serving_api.reranking.lists import Chosen, Context, changes_nothing, rerank
 from serving_api.reranking.matching import matches
 from serving_api.retrieval import Ranked, Rows, VersionView
 from serving_api.rules import Reranking
+from serving_api.suggesting import Suggestions, suggestions_of
 
 POPULARITY: Final = "popularity"
 
@@ -60,6 +61,7 @@ class RankedItem(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One item of a list; `score` is None where no model placed it; `reason` is one of `Code`, or what a later release calls one.
 
     because : the item of the user's history that the reason is about; propensity : how likely the item was to stand at its place
+    language : calibrated log-odds that the item is taken, where a language model had a say
     """
 
     item_id: str
@@ -67,6 +69,7 @@ class RankedItem(msgspec.Struct, frozen=True, array_like=True, gc=False):
     reason: str = Code.POPULAR
     because: str | None = None
     propensity: float = 1.0
+    language: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +97,8 @@ class Known:
 
     source : what the vectors come from, None for nowhere; vectors : float32 (2, k); tower : float32 (t,) or None
     context : int64 (n,), rows of the items that count, oldest first; -1 for an unknown one
-    events : how long the history counts as; raised : float32 (items,), what is added to each item's score, or None
+    events : how long the history counts as; liked : float32 (items,), what stated preferences add to each item's score, or None
+    suggestions : what a language model adds, or None
     """
 
     source: str | None
@@ -102,7 +106,15 @@ class Known:
     tower: F32 | None
     context: Rows
     events: int
-    raised: F32 | None
+    liked: F32 | None
+    suggestions: Suggestions | None = None
+
+    def raised(self, items: int) -> F32 | None:
+        """What is added to the score of each of so many items, float32 (items,); None for nothing."""
+        if self.suggestions is None:
+            return self.liked
+        suggested = self.suggestions.raised(items)
+        return suggested if self.liked is None else self.liked + suggested
 
 
 def rank(
@@ -125,7 +137,7 @@ def rank(
         return Ranking(POPULARITY, _filled([], popular, facts, facts.catalogue, seen, visit, config))
     known = known_of(view, visit.user_id, user)
     # what the stream has published tells what is popular; before that its list does
-    tells = known.source is not None or known.raised is not None or view.sources.popularity.newest_ms > 0
+    tells = known.source is not None or known.liked is not None or view.sources.popularity.newest_ms > 0
     items = _from_view(view, known, view.rows(seen), visit, config, exposure) if tells else []
     if len(items) < visit.k:
         popular = popular if popular.ids else view.loaded.popular
@@ -137,12 +149,13 @@ def _from_view(
     view: VersionView, known: Known, excluded: Rows, visit: Visit, config: Reranking, exposure: Exposure | None
 ) -> list[RankedItem]:
     """At most k items of a view, without those in the excluded rows (e,)."""
+    raised = known.raised(len(view.vectors))
     if exposure is None and not view.facts.rules and changes_nothing(config, config.age_of(visit.age)):
         ranked = view.best(
-            known.context, known.events, known.vectors, excluded, PLAIN_SHARE * visit.k, known.tower, known.raised
+            known.context, known.events, known.vectors, excluded, PLAIN_SHARE * visit.k, known.tower, raised
         )
         return _told(view, ranked, unchanged(ranked.scores, visit.k), known) if len(ranked.rows) else []
-    pool, raised, barred = max(POOL, POOL_SHARE * visit.k), known.raised, False
+    pool, barred = max(POOL, POOL_SHARE * visit.k), False
     while True:
         ranked = view.best(known.context, known.events, known.vectors, excluded, pool, known.tower, raised)
         if not len(ranked.rows):
@@ -189,7 +202,8 @@ def known_of(view: VersionView, user_id: str, user: UserState) -> Known:
         # an item that somebody has said to like tells as much as one met
         source, events = source or "neighbours", max(events, 1)
     tower = view.loaded.fold_ins.tower_query(met.recent)
-    return Known(source, vectors, tower, context, events, None if liking is None else liking.raised)
+    suggestions = suggestions_of(view, user, vectors[1])
+    return Known(source, vectors, tower, context, events, None if liking is None else liking.raised, suggestions)
 
 
 def user_vectors(loaded: LoadedVersion, user_id: str, user: UserState) -> tuple[str | None, F32]:
@@ -221,11 +235,13 @@ def _shares(candidates: Candidates, visit: Visit, config: Reranking, exposure: E
 
 def _told(view: VersionView, ranked: Ranked, chosen: Chosen, known: Known) -> list[RankedItem]:
     """The chosen items with the reasons for them."""
-    parts, context, ids = _parts(ranked, known.raised), known.context, view.sources.items.ids
+    parts, context, ids = _parts(ranked, known, len(view.vectors)), known.context, view.sources.items.ids
     tables = view.sources.followers.arrays, view.sources.companions.arrays
     source, about = strongest_sources(chosen.places, parts, chosen.bonus, ranked.rows, context, view.vectors, *tables)
     codes = (*SOURCES[: parts.shape[1]], Code.NEW, Code.FOR_YOU)  # where nothing can be said, -1, the last
-    recent, items = context.tolist(), []
+    recent, items, said = context.tolist(), [], {}
+    if known.suggestions is not None:
+        said = dict(zip(known.suggestions.rows.tolist(), known.suggestions.logits.tolist(), strict=True))
     columns = (
         ranked.rows[chosen.places],
         chosen.scores,
@@ -241,16 +257,19 @@ def _told(view: VersionView, ranked: Ranked, chosen: Chosen, known: Known) -> li
             code, because = Code.EXPLORE if explored else Code.FEATURED, None
         elif code is Code.BECAUSE_YOU_WATCHED and ids[row] in view.placed:
             code = Code.SIMILAR_CONTENT  # its vector comes from its content alone
-        items.append(RankedItem(ids[row], score if known.source else None, code, because, propensity))
+        placed = score if known.source else None
+        items.append(RankedItem(ids[row], placed, code, because, propensity, said.get(row)))
     return items
 
 
-def _parts(ranked: Ranked, raised: F32 | None) -> F32:
-    """What each of the `SOURCES` added to the scores, (m, 3), or (m, 4) with what was raised apart."""
-    if raised is None:
+def _parts(ranked: Ranked, known: Known, items: int) -> F32:
+    """What each of the `SOURCES` added to the scores, (m, 3), or (m, 5) with what was raised apart."""
+    if known.liked is None and known.suggestions is None:
         return ranked.parts
-    preferred = raised[ranked.rows]
-    return np.column_stack([ranked.parts[:, :2], ranked.parts[:, 2] - preferred, preferred])
+    nothing = np.zeros(len(ranked.rows), np.float32)
+    liked = nothing if known.liked is None else known.liked[ranked.rows]
+    suggested = nothing if known.suggestions is None else known.suggestions.raised(items)[ranked.rows]
+    return np.column_stack([ranked.parts[:, :2], ranked.parts[:, 2] - liked - suggested, liked, suggested])
 
 
 def _filled(

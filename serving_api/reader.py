@@ -43,6 +43,9 @@ log: Final = logging.getLogger(__name__)
 CATALOGUE_SECONDS: Final = 60.0
 """A catalogue is read again after so long though nothing is missing in it: prices, ages and titles change."""
 
+SEGMENTS_SECONDS: Final = 30.0
+"""Between two reads of what a language model says of new items."""
+
 
 @dataclass(frozen=True, slots=True)
 class ModelState:
@@ -114,6 +117,7 @@ class Reader:
         self._caches = {model: self._cache(model) for model in models}
         self._catalogue_read_at: dict[ModelName, float] = {}
         self._unknown_items: set[ModelName] = set()
+        self._segments_asked: dict[ModelName, tuple[set[ModelVersion], float]] = {}
         self._awaited = {"redis", "postgres"}
         self._down: dict[str, str] = {}
 
@@ -238,6 +242,7 @@ class Reader:
         popular = self._stores.stream.popular(model)
         if popular and popular != self._states[model].popular.ids:
             self._states[model] = replace(self._states[model], popular=RankedList.of(popular))
+        self._poll_segments(model)
         views = self._views[model]
         if views.is_due(self._stores.stream.publication(model), time.monotonic()):
             begun = time.monotonic()
@@ -247,6 +252,19 @@ class Reader:
             finally:
                 now = time.monotonic()
                 self._views[model] = self._views[model].resting(now, now - begun)
+
+    def _poll_segments(self, model: ModelName) -> None:
+        """What language models say of new items: written once by a training, and so read rarely."""
+        views, now = self._views[model], time.monotonic()
+        wanted = {version: named for version, each in views.loaded.items() if (named := each.manifest.language_model)}
+        asked, due_at = self._segments_asked.get(model, (set(), 0.0))
+        if not wanted or (asked == set(wanted) and now < due_at):
+            return
+        read = {version: self._stores.stream.segments(model, named) for version, named in wanted.items()}
+        self._segments_asked[model] = set(wanted), now + SEGMENTS_SECONDS
+        found = {version: raw for version, raw in read.items() if raw is not None}
+        if found != views.segments:
+            self._show(model, views.with_segments(found))
 
     def _show(self, model: ModelName, views: Views) -> None:
         """Let requests see a model's versions anew."""

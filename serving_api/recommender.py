@@ -101,6 +101,16 @@ class Choice:
     served: VersionView | None
     variant: Variant
 
+    @property
+    def version(self) -> ModelVersion | None:
+        """Its name."""
+        return self.served.loaded.version if self.served else None
+
+    @property
+    def language_model(self) -> ModelVersion | None:
+        """Under whose name the scores of its language model are kept; None without one."""
+        return self.served.loaded.manifest.language_model if self.served else None
+
 
 def choose(state: ModelState, user_id: str) -> Choice:
     """The version for a user under the pinned route; another loaded one stands in when it is not there."""
@@ -153,7 +163,7 @@ class Recommender:
         """
         state = self._reader.state(ask.model)  # pinned: one route and one set of versions for this request
         choice = choose(state, ask.user_id)
-        user, degraded = await self._user(ask, _version(choice))
+        user, degraded = await self._user(ask, choice)
         session = self._session(ask, state, choice, user, ask.k, degraded=degraded)
         answer = self._answer(ask, state, session, PageToken(self._new_id(), 0))
         await self._log(ask, session, answer, 0)
@@ -166,7 +176,7 @@ class Recommender:
         """
         state = self._reader.state(ask.model)
         choice = choose(state, ask.user_id)
-        user, degraded = await self._user(ask, _version(choice))
+        user, degraded = await self._user(ask, choice)
         most = max(ask.k, self._lists.session_items)
         session = self._session(ask, state, choice, user, most, degraded=degraded)
         answer = self._answer(ask, state, session, PageToken(self._new_id(), 0))
@@ -198,7 +208,7 @@ class Recommender:
             some = asks[start : start + READ_TOGETHER]
             state = self._reader.state(some[0].model)
             choices = [choose(state, ask.user_id) for ask in some]
-            users = await asyncio.gather(*map(self._user, some, map(_version, choices)))
+            users = await asyncio.gather(*map(self._user, some, choices))
             for ask, choice, (user, degraded) in zip(some, choices, users, strict=True):
                 session = self._session(ask, state, choice, user, ask.k, degraded=degraded)
                 answer = self._answer(ask, state, session, PageToken(self._new_id(), 0))
@@ -207,10 +217,11 @@ class Recommender:
                 yield answer
                 await asyncio.sleep(0)
 
-    async def _user(self, ask: Ask, version: ModelVersion | None) -> tuple[UserState, bool]:
+    async def _user(self, ask: Ask, choice: Choice) -> tuple[UserState, bool]:
         """What Redis knows of the user, and whether that is what it knew some time ago, or nothing, for want of an answer."""
+        version, language_model = choice.version, choice.language_model
         try:
-            user = await self._users.user(ask.model, version, ask.user_id)
+            user = await self._users.user(ask.model, version, ask.user_id, language_model)
         except StoreError as error:
             if not isinstance(error, StoreUnavailable):  # which is told once, where it is found out
                 log.warning("user_state_torn model=%s error=%s", ask.model, error)
@@ -319,10 +330,6 @@ class Recommender:
         await self._impressions.put(_shown(ask, session, answer, first))
 
 
-def _version(choice: Choice) -> ModelVersion | None:
-    return choice.served.loaded.version if choice.served else None
-
-
 def _shown(ask: Ask, session: Session, answer: Answer, first: int) -> Shown:
     items = session.items[first : first + len(answer.items)]
     return Shown(
@@ -332,6 +339,7 @@ def _shown(ask: Ask, session: Session, answer: Answer, first: int) -> Shown:
         request_id=answer.request_id,
         items=[item.item_id for item in items],
         propensities=[item.propensity for item in items],
+        language=[item.language for item in items],
         model_version=answer.model_version,
         rollout_id=answer.rollout_id,
         features={

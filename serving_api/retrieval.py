@@ -18,6 +18,7 @@ import numpy.typing as npt
 from online_models import evidence
 from online_models.blend import BUCKETS, Blend, bucket_of
 from online_models.evidence import QUERIES, Scratch, combined_query, scratch_for
+from online_models.language_scores import SegmentScores
 from online_models.ports import Vector
 from online_models.sources import Sources
 from online_models.top_k import best_of
@@ -62,6 +63,7 @@ class VersionView:
     placed : items that have their vector from their content alone
     tower_vectors : float32 (items, t), what the user tower's query is multiplied with; None without two towers
     indexed : int64 (trained,), rows of the artifact's items, in its order; what its index answers in
+    segments : what the version's language model says of new items; None without one, or while it has said nothing
     """
 
     loaded: LoadedVersion
@@ -75,6 +77,7 @@ class VersionView:
     scratch: Scratch = field(repr=False)
     tower_vectors: F32 | None = None
     placed: AbstractSet[str] = frozenset()
+    segments: SegmentScores | None = None
 
     def rows(self, hashes: Hashes) -> Rows:
         """Row of each item hash (n,), -1 where unknown."""

@@ -16,6 +16,7 @@ from online_models.blend import Blend
 from online_models.content import ContentIndex, Placing
 from online_models.contracts.ids import ModelName, ModelVersion
 from online_models.errors import StoreError
+from online_models.language_scores import SegmentScores
 from online_models.learner import decode_item_vectors
 from online_models.ports import Published, Vector
 from online_models.sources import Sources
@@ -38,6 +39,7 @@ class Views:
     """built : what requests see; facts : of the catalogue; content : its words, None while it is empty
     placed : of each version, cold items by their content; kept until versions or the catalogue change
     asked : versions that the publication was asked for
+    segments : of each version, what its language model says of new items, as bytes
     due_at : monotonic seconds before which no publication is taken in
     """
 
@@ -49,6 +51,7 @@ class Views:
     built: Mapping[ModelVersion, VersionView] = field(default_factory=dict)
     placed: Mapping[ModelVersion, Mapping[str, Vector]] = field(default_factory=dict)
     asked: frozenset[ModelVersion] = frozenset()
+    segments: Mapping[ModelVersion, bytes] = field(default_factory=dict)
     due_at: float = 0.0
 
     def is_due(self, publication: int, now: float) -> bool:
@@ -74,6 +77,14 @@ class Views:
         """The views of another publication, which was asked for all loaded versions. Raises StoreError when it is torn."""
         return replace(self, published=published, asked=frozenset(self.loaded))._made()
 
+    def with_segments(self, segments: Mapping[ModelVersion, bytes]) -> "Views":
+        """The views of other scores of new items; those that are torn are left out."""
+        built = {
+            version: replace(view, segments=_segments(segments.get(version), view.loaded))
+            for version, view in self.built.items()
+        }
+        return replace(self, segments=dict(segments), built=built)
+
     def _made(self) -> "Views":
         raw = self.published.sources
         sources = served(Sources() if raw is None else Sources.decode(raw))
@@ -88,7 +99,8 @@ class Views:
         known = next((view.facts for view in self.built.values()), None)
         by_content = [placed[version].keys() - moved[version].keys() for version in self.loaded]
         views = views_of(list(self.loaded.values()), sources, blends, overlays, self.facts, known, by_content)
-        return replace(self, built=dict(zip(self.loaded, views, strict=True)), placed=placed)
+        built = dict(zip(self.loaded, views, strict=True))
+        return replace(self, built=built, placed=placed).with_segments(self.segments)
 
     def _moved(self, version: ModelVersion) -> dict[str, Vector]:
         raw = self.published.item_vectors.get(version)
@@ -106,6 +118,14 @@ class Views:
         profiles = [self.content.item_profile(item) for item in cold]
         vectors = self.content.placed(profiles, rows, loaded.item_factors[trained], PLACING)
         return {item.item_id: vector for item, vector in zip(cold, vectors, strict=True) if vector.any()}
+
+
+def _segments(raw: bytes | None, loaded: LoadedVersion) -> SegmentScores | None:
+    try:
+        return None if raw is None else SegmentScores.decode(raw, loaded.k)
+    except StoreError as error:
+        log.warning("segment_scores_torn version=%s error=%s", loaded.version, error)
+        return None
 
 
 def _blend(raw: bytes | None) -> Blend:

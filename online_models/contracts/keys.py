@@ -63,6 +63,18 @@ def precomputed_list(model: ModelName, version: ModelVersion, user_id: str) -> s
     return f"m:{{{model}}}:v:{version}:top:{user_id}"
 
 
+def language_scores(model: ModelName, version: ModelVersion, user_id: str) -> str:
+    """String: `language_scores.encode_scores`, what the language model of a version says of a user's candidates. TTL
+    `worker.language_scores_seconds`. Writer: the worker that trained the version."""
+    return f"m:{{{model}}}:llm:{version}:u:{user_id}"
+
+
+def segment_scores(model: ModelName, version: ModelVersion) -> str:
+    """String: `language_scores.SegmentScores`, what it says of new items to segments of users. TTL
+    `worker.language_scores_seconds`. Writer: the worker that trained the version."""
+    return f"m:{{{model}}}:llm:{version}:segments"
+
+
 def session(model: ModelName, request_id: str) -> str:
     """String: JSON `sessions.Session`, the frozen list that the pages of one request are cut from. TTL
     `serving.session_seconds`. Writer: the worker of the API that answered the first page, once."""

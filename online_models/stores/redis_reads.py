@@ -8,7 +8,7 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from functools import partial
 from itertools import chain
@@ -31,7 +31,7 @@ log: Final = logging.getLogger(__name__)
 decode_preferences: Final = msgspec.json.Decoder(Preferences).decode
 
 READS_PER_COMMAND: Final = 256
-"""Of up to four keys each; more readers wait for the next command, so that one slow reply does not hold up all."""
+"""Of up to five keys each; more readers wait for the next command, so that one slow reply does not hold up all."""
 
 FIRST_PAUSE_SECONDS: Final = 0.05
 LONGEST_PAUSE_SECONDS: Final = 1.0
@@ -83,8 +83,14 @@ class RedisUserReads:
         self._watch: asyncio.TimerHandle | None = None
         self._down = ""
 
-    async def user(self, model: ModelName, version: ModelVersion | None, user_id: UserId) -> UserState:
-        """Vector, history, preferences and perhaps a list, from an MGET that all who ask now share.
+    async def user(
+        self,
+        model: ModelName,
+        version: ModelVersion | None,
+        user_id: UserId,
+        language_model: ModelVersion | None = None,
+    ) -> UserState:
+        """Vector, history, preferences, scores and perhaps a list, from an MGET that all who ask now share.
 
         Raises
         ------
@@ -93,7 +99,9 @@ class RedisUserReads:
         StoreError
             When what it holds is torn.
         """
-        return decoded_state(model, user_id, await self._values(state_keys(model, version, user_id, lists=self._lists)))
+        wanted = state_keys(model, version, user_id, language_model, lists=self._lists)
+        values = await self._values(list(wanted.values()))
+        return decoded_state(model, user_id, dict(zip(wanted, values, strict=True)))
 
     async def close(self) -> None:
         """Close the connection; reads under way fail."""
@@ -223,24 +231,36 @@ class RedisUserReads:
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 
 
-def state_keys(model: ModelName, version: ModelVersion | None, user_id: UserId, *, lists: bool) -> tuple[str, ...]:
-    """The keys of what is known of a user, as `decoded_state` takes their values."""
-    known = (keys.history(model, user_id), keys.preferences(model, user_id))
-    if version is None:
-        return known
-    vector = keys.user_vector(model, version, user_id)
-    return (*known, vector, keys.precomputed_list(model, version, user_id)) if lists else (*known, vector)
+def state_keys(
+    model: ModelName,
+    version: ModelVersion | None,
+    user_id: UserId,
+    language_model: ModelVersion | None = None,
+    *,
+    lists: bool,
+) -> dict[str, str]:
+    """The keys of what is known of a user, by what it is; `decoded_state` takes their values so."""
+    known = {"history": keys.history(model, user_id), "preferences": keys.preferences(model, user_id)}
+    if version is not None:
+        known["vector"] = keys.user_vector(model, version, user_id)
+        if lists:
+            known["list"] = keys.precomputed_list(model, version, user_id)
+        if language_model is not None:
+            known["language"] = keys.language_scores(model, language_model, user_id)
+    return known
 
 
-def decoded_state(model: ModelName, user_id: UserId, values: Sequence[bytes | None]) -> UserState:
+def decoded_state(model: ModelName, user_id: UserId, values: Mapping[str, bytes | None]) -> UserState:
     """What is known of a user, from the values of `state_keys`. Raises StoreError when one is torn."""
-    known, said, vector, listed = (*values, None, None)[:4]
+    known, said, vector = values["history"], values["preferences"], values.get("vector")
     try:
         met = history.EMPTY if known is None else history.decode(known)
         likes = NO_PREFERENCES if said is None else decode_preferences(said)
     except ValueError as error:  # a DecodeError is one
         raise StoreError(f"{model} {user_id}: {error}") from error
-    return UserState(None if vector is None else decode_vector(vector)[1], met, likes, listed)
+    return UserState(
+        None if vector is None else decode_vector(vector)[1], met, likes, values.get("list"), values.get("language")
+    )
 
 
 class RedisStreamReads:
@@ -270,6 +290,11 @@ class RedisStreamReads:
             {version: raw for version, raw in vectors.items() if raw is not None},
             {version: raw for version, raw in blends.items() if raw is not None},
         )
+
+    def segments(self, model: ModelName, version: ModelVersion) -> bytes | None:
+        """What a version's language model says of new items by segment; None without one. Raises StoreUnavailable, StoreError."""
+        with translated():
+            return cast(bytes | None, self._client.get(keys.segment_scores(model, version)))
 
     def popular(self, model: ModelName) -> list[ItemId]:
         """The most popular item ids, best first; empty when nothing is known. Raises StoreUnavailable, StoreError."""

@@ -4,8 +4,9 @@ Rare beside the reads of requests, and so by the ordinary client, from threads; 
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from itertools import islice
 from typing import Final, cast
 
 import msgspec
@@ -71,19 +72,20 @@ class RedisServing:
         with translated():
             self._client.set(keys.session(model, request_id), raw, px=ttl)
 
-    def states(self, model: ModelName, users: Sequence[tuple[UserId, ModelVersion]]) -> list[UserState | None]:
-        """What is known of users, each under a version, in the order asked; None where that is torn.
+    def states(
+        self, model: ModelName, users: Sequence[tuple[UserId, ModelVersion, ModelVersion | None]]
+    ) -> list[UserState | None]:
+        """What is known of users, each under a version and a language model, in the order asked; None where that is torn.
 
         One round trip. Raises StoreUnavailable, StoreError.
         """
-        wanted = [state_keys(model, version, user, lists=False) for user, version in users]
+        wanted = [state_keys(model, version, user, language, lists=False) for user, version, language in users]
         if not wanted:
             return []
         with translated():
-            found = cast(list[bytes | None], self._client.mget([key for each in wanted for key in each]))
-        width = len(wanted[0])
-        values = [found[start : start + width] for start in range(0, len(found), width)]
-        return [_whole(model, user, of_user) for (user, _), of_user in zip(users, values, strict=True)]
+            found = iter(cast(list[bytes | None], self._client.mget([key for each in wanted for key in each.values()])))
+        values = [dict(zip(each, islice(found, len(each)), strict=True)) for each in wanted]
+        return [_whole(model, user, of_user) for (user, *_), of_user in zip(users, values, strict=True)]
 
     def put_lists(
         self, model: ModelName, lists: Sequence[tuple[UserId, ModelVersion, PrecomputedList]], ttl: timedelta
@@ -95,7 +97,7 @@ class RedisServing:
             pipe.execute()
 
 
-def _whole(model: ModelName, user: UserId, values: list[bytes | None]) -> UserState | None:
+def _whole(model: ModelName, user: UserId, values: Mapping[str, bytes | None]) -> UserState | None:
     try:
         return decoded_state(model, user, values)
     except StoreError as error:

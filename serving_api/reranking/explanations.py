@@ -23,10 +23,11 @@ class Code(enum.StrEnum):
     EXPLORE = "explore"  # drawn by chance, so that something is learned of it
     FOR_YOU = "for_you"  # nothing more can be said
     PREFERRED = "preferred"  # it has a category that the user has said to like
+    SUGGESTED = "suggested"  # the language model, which has read the titles of the history, speaks for it
 
 
-SOURCES: Final = (Code.BECAUSE_YOU_WATCHED, Code.OFTEN_TOGETHER, Code.POPULAR, Code.PREFERRED)
-"""What it means that a source added most: vectors, neighbours, popularity, and what a new user has said to like."""
+SOURCES: Final = (Code.BECAUSE_YOU_WATCHED, Code.OFTEN_TOGETHER, Code.POPULAR, Code.PREFERRED, Code.SUGGESTED)
+"""What it means that a source added most: vectors, neighbours, popularity, what a new user has said to like, a language model."""
 
 _VECTORS: Final = 0
 _NEIGHBOURS: Final = 1

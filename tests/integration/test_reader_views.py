@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,6 +15,7 @@ from safetensors.numpy import load
 from online_models.contracts import keys
 from online_models.contracts.ids import ModelVersion
 from online_models.contracts.rollouts import Route
+from online_models.language_scores import SegmentScores
 from online_models.learner import VersionLearner, trained_of
 from online_models.ports import Published
 from online_models.sources import Sources, Steps
@@ -25,6 +26,7 @@ from online_models.stores.postgres import Database
 from online_models.stores.postgres_interactions import PostgresInteractions
 from online_models.stores.postgres_registry import PostgresRegistry
 from online_models.stores.redis import RedisRoutes
+from online_models.stores.redis_language import RedisLanguageScores
 from online_models.stores.redis_reads import RedisStreamReads
 from serving_api.instruments import Instruments
 from serving_api.reader import Reader, ReaderStores, ReaderTimes
@@ -34,6 +36,7 @@ from tests.samples import MOVIES
 from tests.serving_views import published_of
 
 MADE = small_model(5, items=20)
+V1 = ModelVersion("v1")
 
 
 @dataclass(frozen=True)
@@ -77,12 +80,12 @@ class World:
         return published_of(number, {self.version: learner})
 
 
-@pytest.fixture
-def world(fresh_stores: Endpoints, tmp_path: Path) -> Iterator[World]:
+@contextmanager
+def reading(fresh_stores: Endpoints, tmp_path: Path, *, language: bool = False) -> Iterator[World]:
     with closing(redis.connect(fresh_stores.redis_url)) as client:
         database = Database(fresh_stores.postgres_dsn)
         registry, artifacts = PostgresRegistry(database), FilesystemArtifacts(tmp_path)
-        version = publish(artifacts, registry, MOVIES, MADE)
+        version = publish(artifacts, registry, MOVIES, MADE, language=language)
         routes = RedisRoutes(client)
         routes.put_route(MOVIES, Route(epoch=1, stable=version))
         reader = Reader(
@@ -97,6 +100,44 @@ def world(fresh_stores: Endpoints, tmp_path: Path) -> Iterator[World]:
         assert not reader.missing()
         yield World(reader, client, version)
         reader.close()
+
+
+@pytest.fixture
+def world(fresh_stores: Endpoints, tmp_path: Path) -> Iterator[World]:
+    with reading(fresh_stores, tmp_path) as world:
+        yield world
+
+
+def test_what_a_language_model_says_of_new_items_is_read_with_its_version(
+    fresh_stores: Endpoints, tmp_path: Path
+) -> None:
+    k = MADE.item_factors.shape[1]
+    said = SegmentScores(np.eye(1, k, dtype=np.float32), np.array([7], np.uint64), np.ones((1, 1), np.float32))
+    with closing(redis.connect(fresh_stores.redis_url)) as client:
+        # the name that the version will have: a fresh database gives the first number
+        RedisLanguageScores(client).put_segments(MOVIES, V1, said.encode(), timedelta(hours=1))
+    with reading(fresh_stores, tmp_path, language=True) as world:
+        assert world.version == V1
+        until = time.monotonic() + 30
+        while world.view().segments is None and time.monotonic() < until:
+            world.reader.poll()
+        read = world.view().segments
+        assert read is not None
+        assert read.encode() == said.encode()
+        world.put(world.learned(1, "new"))
+        world.poll_until("the publication is taken in")
+        assert world.view().segments is not None  # another publication changes nothing of it
+
+
+def test_torn_scores_of_new_items_are_left_out(
+    fresh_stores: Endpoints, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with closing(redis.connect(fresh_stores.redis_url)) as client:
+        RedisLanguageScores(client).put_segments(MOVIES, V1, b"torn", timedelta(hours=1))
+    with reading(fresh_stores, tmp_path, language=True) as world:
+        world.reader.poll()
+        assert world.view().segments is None
+        assert "segment_scores_torn" in caplog.text
 
 
 def test_a_torn_publication_leaves_the_old_views_until_a_whole_one_comes(world: World) -> None:

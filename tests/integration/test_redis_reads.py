@@ -20,11 +20,13 @@ from online_models.ports import EmbeddingUpdate, UserState, Vector, VersionUpdat
 from online_models.stores import redis as store
 from online_models.stores.redis import RedisEmbeddings
 from online_models.stores.redis_connection import Address, RedisConnection
+from online_models.stores.redis_language import RedisLanguageScores
 from online_models.stores.redis_reads import READS_PER_COMMAND, RedisUserReads
+from online_models.stores.redis_serving import RedisServing
 from tests.own_redis import OwnRedis, running_redis
 from tests.samples import MOVIES
 
-V1 = ModelVersion("v1")
+V0, V1 = ModelVersion("v0"), ModelVersion("v1")
 TIMEOUT = timedelta(seconds=0.25)
 USERS = [UserId(f"user {n}") for n in range(40)]
 
@@ -179,6 +181,30 @@ def test_one_command_serves_users_with_and_without_a_version_and_unknown_ones(
     before = mgets(client)
     run(own_redis.url, work)
     assert mgets(client) - before == 1
+
+
+def test_scores_of_a_language_model_come_with_the_same_command_and_expire(
+    own_redis: OwnRedis, client: redis.Redis
+) -> None:
+    users = {user: user.encode() for user in USERS[:3]}
+    RedisLanguageScores(client).put_scores(MOVIES, V0, users, timedelta(hours=1))
+    assert 3_590 < client.ttl(keys.language_scores(MOVIES, V0, USERS[0])) <= 3_600
+
+    async def work(reads: RedisUserReads) -> None:
+        scored, unscored, plain = await asyncio.gather(
+            reads.user(MOVIES, V1, USERS[1], V0), reads.user(MOVIES, V1, USERS[9], V0), reads.user(MOVIES, V1, USERS[2])
+        )
+        assert [scored.language, unscored.language, plain.language] == [b"user 1", None, None]
+        assert is_of(scored, 1)
+        assert is_of(unscored, 9)
+
+    before = mgets(client)
+    run(own_redis.url, work)
+    assert mgets(client) - before == 1
+    with closing(RedisServing(own_redis.url, timedelta(seconds=5))) as serving:
+        read = serving.states(MOVIES, [(USERS[1], V1, V0), (USERS[2], V1, None)])
+    assert [state.language for state in read if state is not None] == [b"user 1", None]
+    assert all(state is not None and is_of(state, n) for n, state in enumerate(read, start=1))
 
 
 def test_what_is_read_is_not_copied(own_redis: OwnRedis) -> None:

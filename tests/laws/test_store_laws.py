@@ -32,15 +32,18 @@ from online_models.stores.filesystem import FilesystemArtifacts
 from online_models.stores.postgres import Database
 from online_models.stores.postgres_interactions import PostgresInteractions
 from online_models.stores.postgres_jobs import PostgresJobs
+from online_models.stores.postgres_outbox import PostgresOutbox
 from online_models.stores.postgres_registry import PostgresRegistry
 from online_models.stores.postgres_rollouts import PostgresRollouts
 from online_models.stores.postgres_windows import PostgresWindows
 from online_models.stores.redis import RedisEmbeddings, RedisRoutes
+from online_models.stores.redis_language import RedisLanguageScores
 from online_models.stores.redis_reads import RedisStreamReads
 from tests.samples import MOVIES, SHA256, batch, event, manifest, new_job
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 V1 = ModelVersion("v1")
+DAY = timedelta(days=1)
 
 
 def every_port_has_its_store(client: redis.Redis, database: Database, directory: Path) -> None:
@@ -55,7 +58,8 @@ def every_port_has_its_store(client: redis.Redis, database: Database, directory:
     rollouts: ports.RolloutStore = PostgresRollouts(database)
     artifacts: ports.ArtifactStore = FilesystemArtifacts(directory)
     log: ports.EventLog = SegmentLog(directory, lambda: NOW)
-    del embeddings, stream, routes, interactions, windows, jobs, registry, rollouts, artifacts, log
+    language: ports.LanguageScoreWrites = RedisLanguageScores(client)
+    del language, embeddings, stream, routes, interactions, windows, jobs, registry, rollouts, artifacts, log
 
 
 @dataclass(frozen=True)
@@ -130,6 +134,10 @@ def stream_reads(endpoints: Endpoints) -> RedisStreamReads:
     return RedisStreamReads(redis.Redis.from_url(endpoints.redis_url))
 
 
+def language(endpoints: Endpoints) -> RedisLanguageScores:
+    return RedisLanguageScores(redis.Redis.from_url(endpoints.redis_url))
+
+
 def catalogue(store: PostgresInteractions) -> object:
     return store.items("movies")
 
@@ -149,6 +157,8 @@ WRITES = (
     Write("embeddings", embeddings, lambda s: s.apply(UPDATE), keyspace),
     Write("publication", embeddings, lambda s: s.apply(PUBLICATION), keyspace),
     Write("publication of a log", embeddings, lambda s: [s.apply(UPDATE), s.apply(PUBLICATION)], keyspace),
+    Write("scores", language, lambda s: s.put_scores(MOVIES, V1, {UserId("u"): b"scores"}, DAY), keyspace),
+    Write("segments", language, lambda s: s.put_segments(MOVIES, V1, b"segments", DAY), keyspace),
     Write("version dropped", embeddings, lambda s: s.drop_version(MOVIES, V1), keyspace),
     Write("route", routes, lambda s: s.put_route(MOVIES, Route(3, V1)), keyspace),
     Write("reader", routes, lambda s: s.heartbeat(MOVIES, "r", NOW), keyspace),
@@ -207,6 +217,7 @@ Read = Callable[[Endpoints], object]
 
 READS: dict[str, Read] = {
     "interactions": lambda e: len(PostgresInteractions(Database(e.postgres_dsn)).interactions("movies")),
+    "view": lambda e: PostgresInteractions(Database(e.postgres_dsn)).view("movies", None, lambda view: view.days()),
     "items": lambda e: PostgresInteractions(Database(e.postgres_dsn)).items("movies"),
     "states": lambda e: sum(PostgresJobs(Database(e.postgres_dsn)).states().values()),
     "claim": lambda e: PostgresJobs(Database(e.postgres_dsn)).claim("worker", timedelta(seconds=1)),
@@ -214,6 +225,13 @@ READS: dict[str, Read] = {
     "versions": lambda e: PostgresRegistry(Database(e.postgres_dsn)).versions(MOVIES),
     "version": lambda e: PostgresRegistry(Database(e.postgres_dsn)).version(MOVIES, V1),
     "champion": lambda e: PostgresRegistry(Database(e.postgres_dsn)).champion(MOVIES),
+    "aliases": lambda e: PostgresRegistry(Database(e.postgres_dsn)).aliases(MOVIES),
+    "registry events": lambda e: PostgresRegistry(Database(e.postgres_dsn)).events(MOVIES),
+    "origins": lambda e: PostgresRegistry(Database(e.postgres_dsn)).origins(MOVIES),
+    "collection": lambda e: PostgresRegistry(Database(e.postgres_dsn)).collected_at(MOVIES, V1),
+    "outbox": lambda e: PostgresOutbox(Database(e.postgres_dsn)).waiting(),
+    "outbox claim": lambda e: PostgresOutbox(Database(e.postgres_dsn)).claim(timedelta(seconds=1), 10),
+    "rollouts of a version": lambda e: PostgresRollouts(Database(e.postgres_dsn)).rollouts_of(MOVIES, V1),
     "champion epoch": lambda e: PostgresRollouts(Database(e.postgres_dsn)).champion_epoch(MOVIES),
     "open rollout": lambda e: PostgresRollouts(Database(e.postgres_dsn)).open_rollout(MOVIES),
     "latest rollout": lambda e: PostgresRollouts(Database(e.postgres_dsn)).latest(MOVIES),
@@ -227,6 +245,7 @@ READS: dict[str, Read] = {
     "publication number": lambda e: stream_reads(e).publication(MOVIES),
     "publication": lambda e: stream_reads(e).published(MOVIES, [V1]) != Published(0, None, {}, {}),
     "popular": lambda e: stream_reads(e).popular(MOVIES),
+    "segments": lambda e: stream_reads(e).segments(MOVIES, V1),
     "route": lambda e: routes(e).route(MOVIES),
     "statuses": lambda e: routes(e).statuses(MOVIES, V1, NOW),
 }

@@ -5,6 +5,7 @@ import threading
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from online_models.contracts.events import Event, EventType, FeatureValue, TimeB
 from online_models.contracts.ids import ModelName, UserId
 from online_models.ports import EventLog
 from online_models.stores.files import SegmentLog
-from serving_api.impressions import ANSWERS_PER_APPEND, ImpressionLog, Shown, event_of, lines_of
+from serving_api.impressions import ANSWERS_PER_APPEND, LANGUAGE_FEATURE, ImpressionLog, Shown, event_of, lines_of
 from serving_api.instruments import Instruments
 
 MOVIES = ModelName("movies")
@@ -111,6 +112,13 @@ def test_a_line_is_its_event_encoded(
     ids, propensities = [item for item, _ in items], [propensity for _, propensity in items]
     one = Shown(model, user, ts_ms, str(uuid.uuid4()), ids, propensities, version, rollout_id, features)
     assert lines_of(one) == [msgspec.json.encode(event_of(one, item, place)) for place, item in enumerate(ids)]
+
+
+def test_what_a_language_model_said_of_an_item_is_told_with_it() -> None:
+    one = replace(shown(["a", "b"]), language=[0.25, None])
+    told = [msgspec.json.decode(line, type=Event) for line in lines_of(one)]
+    assert told == [event_of(one, "a", 0), event_of(one, "b", 1)]
+    assert [(each.features or {}).get(LANGUAGE_FEATURE) for each in told] == [0.25, None]
 
 
 @pytest.mark.parametrize("propensity", [1.0, 0.5])

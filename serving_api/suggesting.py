@@ -1,0 +1,70 @@
+"""What a language model has said beforehand of a user's candidates, or of new items to users like them, as ranking takes it."""
+
+import logging
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from online_models.errors import StoreError
+from online_models.language_scores import LanguageModel, decode_scores
+from online_models.ports import UserState
+from serving_api.reranking.candidates import F32
+from serving_api.retrieval import Rows, VersionView
+
+log: Final = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Suggestions:
+    """What the language model says of some items, each once.
+
+    rows : int64 (n,), of the view; gains : float32 (n,), what it adds to their scores
+    logits : float32 (n,), calibrated log-odds of each being taken when it is shown
+    """
+
+    rows: Rows
+    gains: F32
+    logits: F32
+
+    def raised(self, items: int) -> F32:
+        """What is added to the score of each of so many items, float32 (items,)."""
+        added = np.zeros(items, np.float32)
+        added[self.rows] = self.gains
+        return added
+
+
+def suggestions_of(view: VersionView, user: UserState, vector: F32) -> Suggestions | None:
+    """What the language model of a view says to a user of long vector (k,): of new items as to users like them, and of whatever
+    it has scored for the user alone as to the user; None where it has said nothing, or its scores are torn."""
+    model = view.loaded.language_model
+    if model is None:
+        return None
+    own = [] if user.language is None else [_own(view, user.language)]
+    of_segment = [] if view.segments is None or not vector.any() else [view.segments.of(vector)]
+    said = [_suggested(view, scored, model) for scored in (*of_segment, *own) if len(scored)]
+    if not said:
+        return None
+    rows, gains, logits = (np.concatenate(column) for column in zip(*said, strict=True))
+    # of two scores of an item the later, which is the user's own
+    _, last = np.unique(rows[::-1], return_index=True)
+    kept = len(rows) - 1 - last
+    return Suggestions(rows[kept], gains[kept], logits[kept])
+
+
+def _own(view: VersionView, raw: bytes) -> npt.NDArray[np.void]:
+    try:
+        return decode_scores(raw)
+    except StoreError as error:
+        log.warning("language_scores_torn model=%s error=%s", view.loaded.manifest.model, error)
+        return decode_scores(b"")
+
+
+def _suggested(view: VersionView, scored: npt.NDArray[np.void], model: LanguageModel) -> tuple[Rows, F32, F32]:
+    """Rows of the known items, their gains and their logits."""
+    rows, scores = view.rows(scored["item"]), scored["score"]
+    gains = model.gains(scores)
+    logits = np.float32(model.slope) * scores + np.float32(model.intercept)
+    known = rows >= 0
+    return rows[known], gains[known], logits[known]
