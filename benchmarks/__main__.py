@@ -19,6 +19,11 @@ NAMES: Final = {
     "serving": "the whole recommendation route under load, beside empty handlers; and a Redis that falls silent",
     "freshness": "from a click over HTTP to other recommendations, through the whole embedded installation: p50, p99",
     "prequential": "test-then-train on recorded logs, ours beside popularity, item-kNN, rules, EASE and ALS: hit@10, NDCG@10",
+    "two_tower": "two towers beside popularity, ALS with fold-in, item-kNN and EASE; cold, warm, without logQ: hit@10, CPU",
+    "serving_tower": "the torch-free user tower: parity with torch, a user's vector and the scores of all items: p50, p99",
+    "gate": "the validation gate: equal candidates called better, worse ones let through, better ones let through, by users",
+    "lora": "adapters beside full fine-tuning of a language-model scorer: quality after a drift, CPU seconds, peak bytes",
+    "packed_scoring": "50 candidates behind one history beside a prompt for each: equal scores, milliseconds",
     "ranking": "mutual information of categorical features, beside scikit-learn and OutRank",
 }
 """Benchmark -> what it measures. Each is a module here with `main(arguments) -> exit status`."""

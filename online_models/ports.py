@@ -3,25 +3,32 @@
 Every write says in its docstring whether it is idempotent or compare-and-set.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from online_models.contracts.artifacts import Manifest
 from online_models.contracts.events import EventBatch, Item
-from online_models.contracts.ids import Epoch, ItemId, JobId, ModelName, ModelVersion, UserId
-from online_models.contracts.jobs import JobState, NewJob, RetrainJob
+from online_models.contracts.ids import Epoch, ItemId, ModelName, ModelVersion, UserId
 from online_models.contracts.preferences import NO_PREFERENCES, PrecomputedList, Preferences
 from online_models.contracts.rollouts import ReaderStatus, Rollout, Route, StageCounts, VariantWindow
 from online_models.history import UserHistory
+from online_models.interactions import EventView, Interactions
+from online_models.job_queue import JobQueue as JobQueue
 from online_models.learner import MovedItem
+from online_models.model_registry import ModelRegistry as ModelRegistry
+from online_models.model_registry import OutboxEntry as OutboxEntry
+from online_models.model_registry import OutboxState as OutboxState
+from online_models.model_registry import RegisteredVersion as RegisteredVersion
+from online_models.model_registry import RegistryOutbox as RegistryOutbox
 
 Vector = npt.NDArray[np.float32]
+T = TypeVar("T")
 
 
 class EventLog(Protocol):
@@ -132,19 +139,28 @@ class UserState:
 
     vector : the version's, float32 (2 k,), None where the stream has learned none; history : may be EMPTY
     preferences : what the user has said to like; precomputed : a JSON `PrecomputedList` of the version, where that was read
+    language : `language_scores.encode_scores` of the version's language model, where it has one that has scored the user
     """
 
     vector: Vector | None
     history: UserHistory
     preferences: Preferences = NO_PREFERENCES
     precomputed: bytes | None = None
+    language: bytes | None = None
 
 
 class UserReads(Protocol):
     """What a request reads of its user, without blocking the event loop."""
 
-    async def user(self, model: ModelName, version: ModelVersion | None, user_id: UserId) -> UserState:
-        """All that is known of the user in one MGET. Raises StoreUnavailable when Redis does not answer in time."""
+    async def user(
+        self,
+        model: ModelName,
+        version: ModelVersion | None,
+        user_id: UserId,
+        language_model: ModelVersion | None = None,
+    ) -> UserState:
+        """All that is known of the user in one MGET; language_model : under whose name scores of one are kept, None for none.
+        Raises StoreUnavailable when Redis does not answer in time."""
 
     async def close(self) -> None:
         """Close the connections."""
@@ -168,8 +184,11 @@ class ServingStore(Protocol):
     def put_session(self, model: ModelName, request_id: str, raw: bytes, ttl: timedelta) -> None:
         """Keep a frozen list. Idempotent."""
 
-    def states(self, model: ModelName, users: Sequence[tuple[UserId, ModelVersion]]) -> list["UserState | None"]:
-        """What is known of users, each under a version, in the order asked; None where that is torn. One round trip."""
+    def states(
+        self, model: ModelName, users: Sequence[tuple[UserId, ModelVersion, ModelVersion | None]]
+    ) -> list["UserState | None"]:
+        """What is known of users, each under a version and a language model, in the order asked; None where that is torn. One
+        round trip."""
 
     def put_lists(
         self, model: ModelName, lists: Sequence[tuple[UserId, ModelVersion, PrecomputedList]], ttl: timedelta
@@ -187,6 +206,18 @@ class Published:
     blends: Mapping[ModelVersion, bytes]
 
 
+class LanguageScoreWrites(Protocol):
+    """What a worker tells the readers of a language model's scores. Raises StoreUnavailable."""
+
+    def put_scores(
+        self, model: ModelName, version: ModelVersion, scores: Mapping[UserId, bytes], ttl: timedelta
+    ) -> None:
+        """Replace users' scores (`language_scores.encode_scores`). Idempotent."""
+
+    def put_segments(self, model: ModelName, version: ModelVersion, segments: bytes, ttl: timedelta) -> None:
+        """Replace the scores of new items by segment (`SegmentScores.encode`). Idempotent."""
+
+
 class StreamReads(Protocol):
     """What a reader polls of the stream job's results. Raises StoreUnavailable."""
 
@@ -199,26 +230,8 @@ class StreamReads(Protocol):
     def popular(self, model: ModelName) -> list[ItemId]:
         """The most popular item ids, best first; empty when nothing is known."""
 
-
-@dataclass(frozen=True, slots=True)
-class Interactions:
-    """Training rows as columns of one length, ordered by (time, event id): watches, purchases, clicks, ratings, skips.
-
-    type : int8 (n,), index into `EVENT_TYPES`; ts_ms : int64 (n,); value : float64 (n,), NaN where absent
-    recommended : bool (n,), whether the event answers one of our recommendations (it carries a request_id)
-    features : the event's features, or None
-    """
-
-    user_id: list[str]
-    item_id: list[str]
-    type: npt.NDArray[np.int8]
-    ts_ms: npt.NDArray[np.int64]
-    value: npt.NDArray[np.float64]
-    recommended: npt.NDArray[np.bool_]
-    features: list[Mapping[str, object] | None]
-
-    def __len__(self) -> int:
-        return len(self.user_id)
+    def segments(self, model: ModelName, version: ModelVersion) -> bytes | None:
+        """What a version's language model says of new items by segment (`SegmentScores.encode`); None without one."""
 
 
 class InteractionStore(Protocol):
@@ -233,6 +246,10 @@ class InteractionStore(Protocol):
 
     def interactions(self, domain: str, until_ms: int | None = None) -> Interactions:
         """All interactions and feedback of a domain up to an event time (inclusive)."""
+
+    def view(self, domain: str, until_ms: int | None, work: Callable[[EventView], T]) -> T:
+        """What `work` makes of one consistent view of a domain's events, impressions among them, up to an event time
+        (inclusive). `work` is repeated when the connection turns out dead, so it must be idempotent."""
 
     def put_items(self, items: Sequence[Item]) -> None:
         """Insert or replace catalogue entries; idempotent."""
@@ -362,71 +379,6 @@ class DriftRow:
     reason: str
 
 
-class JobQueue(Protocol):
-    """Retrain jobs. Execution is at least once, publication at most once per trigger: the fencing token decides."""
-
-    def submit(self, job: NewJob) -> JobId | None:
-        """Queue a job, or find the one that its trigger has queued before; None when the model has another open job.
-        Idempotent by trigger_id."""
-
-    def claim(self, worker: str, lease: timedelta) -> RetrainJob | None:
-        """Lease the next job that is due, or whose lease ran out. A job out of attempts is buried instead."""
-
-    def heartbeat(self, job: RetrainJob, lease: timedelta) -> None:
-        """Extend the lease. Raises LeaseLost when the token is no longer the job's."""
-
-    def publish(self, job: RetrainJob, manifest: Manifest, manifest_sha256: str) -> None:
-        """Finish the job and register its version as a candidate, in one transaction. Raises LeaseLost."""
-
-    def reject(self, job: RetrainJob, reason: str) -> None:
-        """Finish the job without a version: the gate refused the candidate. Raises LeaseLost."""
-
-    def retry(self, job: RetrainJob, after: timedelta, error: str) -> None:
-        """Queue the job again. Raises LeaseLost."""
-
-    def bury(self, job: RetrainJob, error: str) -> None:
-        """Give the job up (state `dead`). Raises LeaseLost."""
-
-    def release(self, job: RetrainJob) -> None:
-        """Give the lease back without counting the attempt (the worker is asked to stop). Raises LeaseLost."""
-
-    def states(self, model: ModelName | None = None) -> dict[JobState, int]:
-        """How many jobs are in each state."""
-
-
-@dataclass(frozen=True, slots=True)
-class RegisteredVersion:
-    """One row of `model_versions`."""
-
-    model: ModelName
-    version: ModelVersion
-    manifest_sha256: str
-    manifest: Manifest
-    created_at: datetime
-
-
-class ModelRegistry(Protocol):
-    """Versions (immutable) and the alias `champion` (compare-and-set)."""
-
-    def new_version(self) -> ModelVersion:
-        """A fresh version name for a candidate that no job made (an import)."""
-
-    def register(self, manifest: Manifest, manifest_sha256: str, actor: str) -> None:
-        """Register a candidate that no job made; refused when the version exists. Adds a registry event."""
-
-    def version(self, model: ModelName, version: ModelVersion) -> RegisteredVersion | None:
-        """One version."""
-
-    def versions(self, model: ModelName) -> list[RegisteredVersion]:
-        """All versions, oldest first."""
-
-    def champion(self, model: ModelName) -> ModelVersion | None:
-        """The version behind the alias `champion`: what a candidate has to beat and drift is measured against."""
-
-    def models(self) -> list[ModelName]:
-        """Models with at least one version."""
-
-
 class RolloutStore(Protocol):
     """Rollouts and their append-only events; every change is compare-and-set on `epoch` and one transaction."""
 
@@ -450,8 +402,11 @@ class RolloutStore(Protocol):
     def transition(
         self, old: Rollout, new: Rollout, actor: str, reason: str, evidence: Mapping[str, object]
     ) -> Rollout:
-        """Replace `old` by `new` if its epoch is unchanged, add the event, move the alias on promotion; returns `new` with
-        its fresh epoch. Raises StaleEpoch."""
+        """Replace `old` by `new` if its epoch is unchanged, add the event, move the aliases when it ends; returns `new`
+        with its fresh epoch. Raises StaleEpoch."""
+
+    def rollouts_of(self, model: ModelName, version: ModelVersion) -> list[Rollout]:
+        """The rollouts that a version took part in, as canary or as stable version, oldest first."""
 
     def champion_epoch(self, model: ModelName) -> tuple[ModelVersion, Epoch] | None:
         """The champion and the epoch at which it became that."""
@@ -492,7 +447,8 @@ class ArtifactStore(Protocol):
         """`read` without a copy of the tensors for this process. Raises ArtifactError as `read` does."""
 
     def discard(self, model: ModelName, version: ModelVersion) -> None:
-        """Delete a version that was never registered; the directory disappears whole. Idempotent."""
+        """Delete a version that was never registered, or whose collection has begun; the directory disappears whole.
+        Idempotent."""
 
     def written_before(self, model: ModelName, moment: datetime) -> list[ModelVersion]:
         """A model's versions that were written before a moment (aware), registered or not, by name."""

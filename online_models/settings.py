@@ -69,6 +69,11 @@ class StoreSettings(Settings):
         return self.home / "artifacts"
 
     @property
+    def snapshots(self) -> Path:
+        """Directory of training data, as they were read."""
+        return self.home / "snapshots"
+
+    @property
     def segments(self) -> Path:
         """Directory of the live event log."""
         return self.home / "events"

@@ -23,12 +23,15 @@ from online_models import als
 from online_models.contracts.artifacts import GoldenQuery
 from online_models.contracts.features import DEFAULT_FEATURES, FeatureSpec
 from online_models.contracts.ids import hashes_of
-from online_models.contracts.jobs import TrainAls
+from online_models.contracts.jobs import Start, TrainAls
 from online_models.embedding_space import Axes, EmbeddingColumns, coordinates
 from online_models.errors import ArtifactError, TrainingError
 from online_models.history import UserHistory
-from retrain_workers.datasets import Dataset, Places, decayed_preferences, popular_rows
+from retrain_workers.attempt import Attempt
+from retrain_workers.datasets import Dataset, decayed_preferences, popular_rows
 from retrain_workers.evaluation import CUTOFF, Hashes, Popularity, history_of
+from retrain_workers.references import Places
+from retrain_workers.training_data import TrainingData
 
 KIND: Final = "als"
 
@@ -78,6 +81,11 @@ class AlsModel:
             "users.json": msgspec.json.encode(self.users),
             "popular.json": msgspec.json.encode(self.popular),
         }
+
+    @property
+    def start(self) -> Start:
+        """What the training began with."""
+        return Start.COLD
 
     @classmethod
     def of(cls, files: Mapping[str, bytes], hyperparameters: Mapping[str, float]) -> Self:
@@ -157,11 +165,6 @@ class AlsTrainer:
         return self.job.holdout_fraction
 
     @property
-    def until_ms(self) -> int | None:
-        """Event time that the data ends at."""
-        return self.job.until_ms
-
-    @property
     def features(self) -> Sequence[FeatureSpec]:
         """What the stream job monitors."""
         return self.job.features or DEFAULT_FEATURES
@@ -171,9 +174,24 @@ class AlsTrainer:
         """Of the stream job's windows."""
         return self.job.pane_seconds
 
-    def fit(self, dataset: Dataset) -> AlsModel:
+    @property
+    def seed(self) -> int:
+        """Of all draws."""
+        return self.job.seed
+
+    @property
+    def refits(self) -> bool:
+        """What was judged is trained again on all data."""
+        return True
+
+    def from_nothing(self) -> None:
+        """Every training begins at nothing."""
+        return
+
+    def fit(self, data: TrainingData, attempt: Attempt) -> AlsModel:
         """See `fit`."""
-        return fit(dataset, self.job, self.recency_half_life_events)
+        attempt.report("als")
+        return fit(data.dataset, self.job, self.recency_half_life_events)
 
 
 def fit(dataset: Dataset, job: TrainAls, recency_half_life_events: float) -> AlsModel:

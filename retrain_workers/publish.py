@@ -36,21 +36,27 @@ class Candidate:
     data_window: DataWindow
     sketches: Sequence[FeatureSketch]
     golden: Sequence[GoldenQuery]
+    seed: int = 0
+    start: str = ""
+    snapshot_sha256: str = ""
+    language_model: ModelVersion | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """An artifact that is written and waits for its fenced registration."""
+    """An artifact that is written and waits for its fenced registration; report : the gate's, as JSON."""
 
     manifest: Manifest
     manifest_sha256: str
+    report: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """The gate let no candidate through, for this reason; a finished job, not a failed one."""
+    """The gate let no candidate through, for this reason; a finished job, not a failed one. report : the gate's, as JSON."""
 
     reason: str
+    report: bytes = b""
 
 
 def code_version() -> str:
@@ -81,6 +87,10 @@ def manifest_of(candidate: Candidate, job: RetrainJob, parent: ModelVersion | No
         parent=parent,
         job_id=int(job.id),
         code_version=code_version(),
+        seed=candidate.seed,
+        start=candidate.start,
+        snapshot_sha256=candidate.snapshot_sha256,
+        language_model=candidate.language_model,
     )
 
 
@@ -123,18 +133,23 @@ def discard(artifacts: ArtifactStore, registry: ModelRegistry, job: RetrainJob) 
         artifacts.discard(job.model, made)
 
 
-def remove_orphans(
-    artifacts: ArtifactStore, registry: ModelRegistry, now: datetime
-) -> list[tuple[ModelName, ModelVersion]]:
-    """Remove artifacts that were never registered: older than `ORPHAN_AGE` at `now` (aware) and than the newest registered
-    version of their model. Idempotent. Returns what was removed."""
-    removed = []
+def orphans(artifacts: ArtifactStore, registry: ModelRegistry, now: datetime) -> list[tuple[ModelName, ModelVersion]]:
+    """Artifacts that were never registered: older than `ORPHAN_AGE` at `now` (aware) and than the newest registered version of
+    their model."""
+    found = []
     for model in registry.models():
         registered = registry.versions(model)
         known = {each.version for each in registered}
         moment = min(now - ORPHAN_AGE, max(each.created_at for each in registered))
-        orphans = [made for made in artifacts.written_before(model, moment) if made not in known]
-        for orphan in orphans:
-            artifacts.discard(model, orphan)
-        removed += [(model, orphan) for orphan in orphans]
+        found += [(model, made) for made in artifacts.written_before(model, moment) if made not in known]
+    return found
+
+
+def remove_orphans(
+    artifacts: ArtifactStore, registry: ModelRegistry, now: datetime
+) -> list[tuple[ModelName, ModelVersion]]:
+    """Remove `orphans`. Idempotent. Returns what was removed."""
+    removed = orphans(artifacts, registry, now)
+    for model, orphan in removed:
+        artifacts.discard(model, orphan)
     return removed

@@ -14,6 +14,7 @@ from online_models.contracts.features import DEFAULT_FEATURES, spec_hash
 from online_models.contracts.ids import ModelName, ModelVersion, hash64
 from online_models.embedding_space import Axes
 from online_models.history import EMPTY, ENTRY, UserHistory
+from online_models.language_scores import LANGUAGE_MODEL_FILE, LanguageModel
 from online_models.ports import ArtifactStore, ModelRegistry
 
 FACTORS = 4
@@ -102,10 +103,16 @@ def small_model(seed: int, items: int = 30, users: int = 6) -> SmallModel:
     )
 
 
-def publish(artifacts: ArtifactStore, registry: ModelRegistry, model: ModelName, made: SmallModel) -> ModelVersion:
-    """Write and register the model as a fresh version."""
+def publish(
+    artifacts: ArtifactStore, registry: ModelRegistry, model: ModelName, made: SmallModel, *, language: bool = False
+) -> ModelVersion:
+    """Write and register the model as a fresh version; language : with a language model of its own."""
     version = registry.new_version()
-    manifest, sha256 = artifacts.write(made.manifest(model, version, [0, 2]), made.files())
+    manifest, files = made.manifest(model, version, [0, 2]), made.files()
+    if language:
+        manifest = msgspec.structs.replace(manifest, kind="lora", language_model=version)
+        files[LANGUAGE_MODEL_FILE] = msgspec.json.encode(LanguageModel(weight=0.5))
+    manifest, sha256 = artifacts.write(manifest, files)
     registry.register(manifest, sha256, "test")
     return version
 

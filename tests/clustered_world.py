@@ -8,7 +8,7 @@ import numpy as np
 from online_models.columns import MappingColumns
 from online_models.contracts.events import TYPE_CODES, Event, EventBatch, EventType
 from online_models.contracts.ids import hash64
-from online_models.ports import Interactions
+from online_models.interactions import Interactions
 
 USERS, ITEMS, GROUPS = 60, 100, 4
 START_MS = 1_700_000_000_000

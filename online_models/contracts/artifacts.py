@@ -8,9 +8,13 @@ import msgspec
 
 from online_models.contracts.features import FeatureSpec
 from online_models.contracts.ids import ModelName, ModelVersion
+from online_models.contracts.jobs import JobKind
 
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.json"
+
+KINDS = tuple(JobKind)
+"""Of a version. Each is a whole recommender: the latter two hold ALS factors as well."""
 
 
 class Tensor(msgspec.Struct, frozen=True):
@@ -73,7 +77,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     model: ModelName
     version: ModelVersion
     kind: str
-    """`als`, `two_tower` or `lora`. Each is a whole recommender: the latter two hold ALS factors as well."""
+    """One of `KINDS`."""
     created_at: str
     """RFC 3339, UTC."""
     files: list[ArtifactFile]

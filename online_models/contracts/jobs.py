@@ -6,6 +6,7 @@ A job's payload is a tagged union by `type`; `trigger_id` makes a trigger's job 
 import enum
 import hashlib
 from datetime import datetime
+from typing import Any, assert_never
 
 import msgspec
 
@@ -56,9 +57,9 @@ class TrainTwoTower(msgspec.Struct, frozen=True, tag="train_two_tower", tag_fiel
     start: Start = Start.WARM
     dimensions: int = 64
     hidden: int = 128
-    recent: int = 20
+    recent: int = 50
     epochs: int = 6
-    warm_epochs: int = 1
+    warm_epochs: int = 3
     batch_size: int = 512
     learning_rate: float = 3e-3
     replay_share: float = 0.25
@@ -79,6 +80,7 @@ class TrainLora(msgspec.Struct, frozen=True, tag="train_lora", tag_field="type")
     ranks : where given, each of these ranks is trained and the best on the validation events is kept
     profile, top_layers : see `LoraProfile`; 0 top layers: a quarter of all
     group_size : candidates of a choice, the taken one among them; recent : newest items of a user that the prompt tells
+    choices : newest choices that are learned from; replay_share : older ones beside them, against forgetting, as a share of those
     candidates : items of a user that are scored for serving
     """
 
@@ -93,6 +95,8 @@ class TrainLora(msgspec.Struct, frozen=True, tag="train_lora", tag_field="type")
     group_size: int = 6
     groups_per_batch: int = 24
     recent: int = 8
+    choices: int = 3_000
+    replay_share: float = 0.25
     candidates: int = 50
     half_life_days: float = 365.0
     holdout_fraction: float = 0.1
@@ -103,6 +107,95 @@ class TrainLora(msgspec.Struct, frozen=True, tag="train_lora", tag_field="type")
 
 
 JobPayload = TrainAls | TrainTwoTower | TrainLora
+
+
+class JobKind(enum.StrEnum):
+    """What a job trains, as `Manifest.kind` names it: workers take jobs by kind."""
+
+    ALS = "als"
+    TWO_TOWER = "two_tower"
+    LORA = "lora"
+
+
+def kind_of(payload: JobPayload) -> JobKind:
+    """
+    >>> kind_of(TrainAls())
+    <JobKind.ALS: 'als'>
+    """
+    match payload:
+        case TrainAls():
+            return JobKind.ALS
+        case TrainTwoTower():
+            return JobKind.TWO_TOWER
+        case TrainLora():
+            return JobKind.LORA
+        case _:
+            assert_never(payload)
+
+
+def level_of(payload: JobPayload) -> str:
+    """How much of a model is trained anew, which is what its cost depends on: `warm` or `cold`, for an adapter its profile.
+
+    >>> [str(level_of(payload)) for payload in (TrainAls(), TrainTwoTower(), TrainLora())]
+    ['cold', 'warm', 'all_layers']
+    """
+    match payload:
+        case TrainAls():
+            return Start.COLD
+        case TrainTwoTower():
+            return payload.start
+        case TrainLora():
+            return payload.profile
+        case _:
+            assert_never(payload)
+
+
+def until_of(payload: JobPayload) -> int | None:
+    """Event time (epoch ms, inclusive) that a job's data end at; None for all there are."""
+    return payload.als.until_ms if isinstance(payload, TrainTwoTower) else payload.until_ms
+
+
+class Progress(msgspec.Struct, frozen=True):
+    """How far an attempt is.
+
+    phase : what it is doing, such as `reading`, `two_tower`, `gate`
+    done, total : rows (or steps) of the phase; total 0 where it is not known
+    loss : the training loss, smoothed; None in phases without one
+    eta_seconds : until the phase ends; None while it is not known
+    """
+
+    phase: str
+    done: int = 0
+    total: int = 0
+    loss: float | None = None
+    eta_seconds: float | None = None
+
+
+class Cost(msgspec.Struct, frozen=True):
+    """What a job has cost so far, all of its attempts together.
+
+    events : interactions that were there to train on
+    cpu_seconds, wall_seconds : sums over the attempts, of the training processes
+    peak_bytes : largest resident memory of a training process and its children
+    """
+
+    events: int = 0
+    cpu_seconds: float = 0.0
+    wall_seconds: float = 0.0
+    peak_bytes: int = 0
+
+
+class Estimate(msgspec.Struct, frozen=True):
+    """What a job is expected to cost before it runs; see `Cost`.
+
+    jobs : finished ones that it is derived from; 0 when it comes from nothing but the kind's usual figures
+    """
+
+    events: int
+    cpu_seconds: float
+    wall_seconds: float
+    peak_bytes: int
+    jobs: int = 0
 
 
 class JobState(enum.StrEnum):
@@ -136,6 +229,35 @@ class RetrainJob(msgspec.Struct, frozen=True):
     max_attempts: int
     token: FencingToken
     lease_until: datetime
+    cost: Cost = Cost()
+    """Of its earlier attempts."""
+
+
+class JobStatus(msgspec.Struct, frozen=True):
+    """A job as people see it.
+
+    kind, level : see `kind_of` and `level_of`; kind is what the payload says where this release does not know it
+    progress : of the last attempt; owner : the worker that holds it, or held it last; report : of the gate, where it has judged
+    not_before : when a queued job is due
+    """
+
+    id: JobId
+    model: ModelName
+    kind: str
+    level: str
+    reason: str
+    state: JobState
+    attempt: int
+    max_attempts: int
+    owner: str | None
+    progress: Progress | None
+    estimate: Estimate | None
+    cost: Cost | None
+    report: dict[str, Any] | None
+    error: str | None
+    not_before: datetime
+    created_at: datetime
+    finished_at: datetime | None
 
 
 def trigger_id(model: str, detector: str, config_hash: str, window_end_ms: int) -> str:

@@ -139,6 +139,63 @@ FROM (
 ) AS event
 ORDER BY ts_ms, event_id;
 
+-- name: read_one_moment
+-- Let all statements of this transaction see the same rows, and change none.
+SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY;
+
+-- name: select_event_days
+-- Each day of a domain's events up to a time: how many, and the sum of a hash of every whole row, under another seed for each table.
+SELECT day, sum(events), sum(checksum)
+FROM (
+    SELECT ts_ms / 86400000 AS day, count(*) AS events, sum(hash_record_extended(event, 1)) AS checksum
+    FROM watch_history AS event WHERE domain = %(domain)s AND ts_ms <= %(until_ms)s GROUP BY day
+    UNION ALL
+    SELECT ts_ms / 86400000 AS day, count(*) AS events, sum(hash_record_extended(event, 2)) AS checksum
+    FROM purchase_history AS event WHERE domain = %(domain)s AND ts_ms <= %(until_ms)s GROUP BY day
+    UNION ALL
+    SELECT ts_ms / 86400000 AS day, count(*) AS events, sum(hash_record_extended(event, 3)) AS checksum
+    FROM impressions AS event WHERE domain = %(domain)s AND ts_ms <= %(until_ms)s GROUP BY day
+    UNION ALL
+    SELECT ts_ms / 86400000 AS day, count(*) AS events, sum(hash_record_extended(event, 4)) AS checksum
+    FROM feedback AS event WHERE domain = %(domain)s AND ts_ms <= %(until_ms)s GROUP BY day
+) AS digest
+GROUP BY day
+ORDER BY day;
+
+-- name: copy_event_days
+-- Send all events of a domain on some days up to a time as CSV, in time order.
+COPY (
+    SELECT
+        event_id, user_id, item_id, type, ts_ms, value,
+        request_id, position, model_version, propensity, features
+    FROM (
+        SELECT
+            event_id, user_id, item_id, 'watch' AS type, ts_ms, value,
+            request_id, position, model_version, propensity, features
+        FROM watch_history
+        WHERE domain = %(domain)s AND ts_ms <= %(until_ms)s AND ts_ms / 86400000 = ANY (%(days)s)
+        UNION ALL
+        SELECT
+            event_id, user_id, item_id, 'purchase', ts_ms, value,
+            request_id, position, model_version, propensity, features
+        FROM purchase_history
+        WHERE domain = %(domain)s AND ts_ms <= %(until_ms)s AND ts_ms / 86400000 = ANY (%(days)s)
+        UNION ALL
+        SELECT
+            event_id, user_id, item_id, 'impression', ts_ms, value,
+            request_id, position, model_version, propensity, features
+        FROM impressions
+        WHERE domain = %(domain)s AND ts_ms <= %(until_ms)s AND ts_ms / 86400000 = ANY (%(days)s)
+        UNION ALL
+        SELECT
+            event_id, user_id, item_id, type, ts_ms, value,
+            request_id, position, model_version, propensity, features
+        FROM feedback
+        WHERE domain = %(domain)s AND ts_ms <= %(until_ms)s AND ts_ms / 86400000 = ANY (%(days)s)
+    ) AS event
+    ORDER BY ts_ms, event_id, type
+) TO STDOUT (FORMAT csv);
+
 -- name: upsert_items
 -- Insert or replace catalogue entries.
 INSERT INTO items (domain, item_id, title, categories, price, min_age, available_ms) VALUES %s
@@ -260,35 +317,92 @@ WHERE id IN (
 -- Lease the oldest job that is due or whose lease ran out, under a fresh fencing token, passing over jobs that are being claimed.
 UPDATE retrain_jobs
 SET state = 'running', attempt = attempt + 1, lease_token = nextval('lease_token'), lease_owner = %(worker)s,
-    lease_until = now() + %(lease)s, heartbeat_at = now()
+    lease_until = now() + %(lease)s, heartbeat_at = now(), progress = NULL, estimate = NULL
 WHERE id = (
     SELECT id FROM retrain_jobs
     WHERE attempt < max_attempts
         AND ((state = 'queued' AND not_before <= now()) OR (state = 'running' AND lease_until < now()))
+        AND (%(kinds)s::text[] IS NULL OR kind = ANY(%(kinds)s::text[]))
     ORDER BY id
     FOR UPDATE SKIP LOCKED
     LIMIT 1
 )
-RETURNING id, model, trigger_id, reason, payload::text, attempt, max_attempts, lease_token, lease_until;
+RETURNING
+    id, model, trigger_id, reason, payload::text, attempt, max_attempts, lease_token, lease_until, cost::text;
+
+-- name: count_training_events
+-- How many events `select_interactions` would give.
+SELECT
+    (SELECT count(*) FROM watch_history WHERE domain = %(domain)s AND ts_ms <= %(until_ms)s)
+    + (SELECT count(*) FROM purchase_history WHERE domain = %(domain)s AND ts_ms <= %(until_ms)s)
+    + (SELECT count(*) FROM feedback WHERE domain = %(domain)s AND ts_ms <= %(until_ms)s);
+
+-- name: limit_statement
+-- Have the server end a statement of this transaction that takes longer.
+SELECT set_config('statement_timeout', %(milliseconds)s::text, true);
+
+-- name: select_past_costs
+-- What the newest trainings like this one have cost.
+SELECT cost::text FROM retrain_jobs
+WHERE model = %(model)s AND kind = %(kind)s AND level = %(level)s AND state IN ('done', 'rejected')
+    AND (cost ->> 'events')::bigint > 0
+ORDER BY id DESC LIMIT %(count)s;
+
+-- name: lock_budget
+-- Have reservations come one after the other, so that each sees those before it.
+SELECT pg_advisory_xact_lock(hashtextextended('penstock.budget', 0));
+
+-- name: select_spent
+-- CPU seconds of the current UTC day: used by jobs that were last heard of today, or reserved by those that run; and the champion.
+SELECT
+    coalesce(sum(
+        greatest(
+            (cost ->> 'cpu_seconds')::double precision,
+            CASE WHEN state = 'running' AND id <> %(id)s THEN (estimate ->> 'cpu_seconds')::double precision END
+        )
+    ), 0),
+    (SELECT version FROM model_aliases WHERE model = %(model)s AND alias = 'champion')
+FROM retrain_jobs
+WHERE greatest(heartbeat_at, finished_at) >= date_trunc('day', now(), 'UTC');
+
+-- name: keep_estimate
+-- Note what the token's job is expected to cost.
+UPDATE retrain_jobs SET estimate = %(estimate)s::jsonb
+WHERE id = %(id)s AND lease_token = %(token)s AND state = 'running';
+
+-- name: put_off_job
+-- Queue the token's job for the next UTC day, as if it had never been claimed.
+UPDATE retrain_jobs
+SET state = 'queued', error = %(error)s, lease_until = NULL, attempt = attempt - 1,
+    not_before = date_trunc('day', now(), 'UTC') + interval '1 day'
+WHERE id = %(id)s AND lease_token = %(token)s AND state = 'running';
 
 -- name: extend_lease
--- Prolong the lease of the token's holder.
-UPDATE retrain_jobs SET lease_until = now() + %(lease)s, heartbeat_at = now()
+-- Prolong the lease of the token's holder, and note how far it is.
+UPDATE retrain_jobs
+SET lease_until = now() + %(lease)s, heartbeat_at = now(),
+    progress = coalesce(%(progress)s::jsonb, progress), cost = coalesce(%(cost)s::jsonb, cost)
 WHERE id = %(id)s AND lease_token = %(token)s AND state = 'running';
 
 -- name: finish_job
 -- Move the token's job to a final state.
-UPDATE retrain_jobs SET state = %(state)s, error = %(error)s, lease_until = NULL, finished_at = now()
+UPDATE retrain_jobs
+SET state = %(state)s, error = %(error)s, lease_until = NULL, finished_at = now(),
+    cost = coalesce(%(cost)s::jsonb, cost), report = %(report)s::jsonb
 WHERE id = %(id)s AND lease_token = %(token)s AND state = 'running';
 
 -- name: retry_job
 -- Queue the token's job again, not before a delay.
-UPDATE retrain_jobs SET state = 'queued', error = %(error)s, lease_until = NULL, not_before = now() + %(after)s
+UPDATE retrain_jobs
+SET state = 'queued', error = %(error)s, lease_until = NULL, not_before = now() + %(after)s,
+    cost = coalesce(%(cost)s::jsonb, cost)
 WHERE id = %(id)s AND lease_token = %(token)s AND state = 'running';
 
 -- name: release_job
 -- Queue the token's job again at once, as if it had never been claimed.
-UPDATE retrain_jobs SET state = 'queued', lease_until = NULL, not_before = now(), attempt = attempt - 1
+UPDATE retrain_jobs
+SET state = 'queued', lease_until = NULL, not_before = now(), attempt = attempt - 1,
+    cost = coalesce(%(cost)s::jsonb, cost)
 WHERE id = %(id)s AND lease_token = %(token)s AND state = 'running';
 
 -- name: select_lease
@@ -298,6 +412,19 @@ SELECT state, lease_token FROM retrain_jobs WHERE id = %(id)s;
 -- name: count_jobs
 -- How many jobs of one model, or of all, are in each state.
 SELECT state, count(*) FROM retrain_jobs WHERE %(model)s::text IS NULL OR model = %(model)s GROUP BY state;
+
+-- name: select_job_statuses
+-- The youngest jobs of one model, or of all.
+SELECT
+    id, model, coalesce(kind, payload ->> 'type', '?'), level, reason, state, attempt, max_attempts, lease_owner,
+    progress::text, estimate::text, cost::text, report::text, error, not_before, created_at, finished_at
+FROM retrain_jobs
+WHERE %(model)s::text IS NULL OR model = %(model)s
+ORDER BY id DESC LIMIT %(count)s;
+
+-- name: select_finished
+-- Those of the jobs that are in a final state.
+SELECT id FROM retrain_jobs WHERE id = ANY(%(ids)s) AND state IN ('done', 'rejected', 'dead');
 
 -- name: next_version
 -- A number that no lease and no version has used.
@@ -310,9 +437,81 @@ VALUES (%(model)s, %(version)s, %(manifest_sha256)s, %(manifest)s::jsonb)
 ON CONFLICT (model, version) DO NOTHING;
 
 -- name: insert_registry_event
--- Note what happened to a version.
-INSERT INTO registry_events (model, version, event, actor, detail)
-VALUES (%(model)s, %(version)s, %(event)s, %(actor)s, %(detail)s::jsonb);
+-- Note what happened to a version, for the record and for the mirror.
+WITH noted AS (
+    INSERT INTO registry_events (model, version, event, actor, detail)
+    VALUES (%(model)s, %(version)s, %(event)s, %(actor)s, %(detail)s::jsonb)
+    RETURNING id, model
+)
+INSERT INTO registry_outbox (event_id, model) SELECT id, model FROM noted;
+
+-- name: select_registry_events
+-- All that happened to the versions of a model, oldest first.
+SELECT id, model, version, event, actor, detail, created_at
+FROM registry_events WHERE model = %(model)s ORDER BY id;
+
+-- name: select_last_registry_event
+-- The youngest event of a model; 0 without one.
+SELECT coalesce(max(id), 0) FROM registry_events WHERE model = %(model)s;
+
+-- name: insert_collection_event
+-- Note a step of a version's collection, unless it is noted already.
+WITH noted AS (
+    INSERT INTO registry_events (model, version, event, actor)
+    VALUES (%(model)s, %(version)s, %(event)s, %(actor)s)
+    ON CONFLICT (model, version, event) WHERE event IN ('collecting', 'collected') DO NOTHING
+    RETURNING id, model
+)
+INSERT INTO registry_outbox (event_id, model) SELECT id, model FROM noted;
+
+-- name: select_collection
+-- When the collection of a version's artifact began, if it did.
+SELECT created_at FROM registry_events
+WHERE model = %(model)s AND version = %(version)s AND event = 'collecting';
+
+-- name: select_origins
+-- The jobs that have made a version of a model, with their triggers.
+SELECT job.id, job.trigger_id, job.reason, job.created_at, job.finished_at, job.cost::text
+FROM retrain_jobs AS job WHERE job.model = %(model)s AND job.state = 'done';
+
+-- name: claim_outbox
+-- Take the waiting entries of one model, none of which is held by another worker or waits after a failure.
+UPDATE registry_outbox AS entry SET attempts = attempts + 1, not_before = now() + %(lease)s
+FROM registry_events AS event
+WHERE event.id = entry.event_id AND entry.event_id IN (
+    SELECT event_id FROM registry_outbox
+    WHERE not_before <= now() AND model = (
+        SELECT model FROM registry_outbox GROUP BY model HAVING max(not_before) <= now() ORDER BY min(event_id) LIMIT 1
+    )
+    ORDER BY event_id
+    FOR UPDATE
+    LIMIT %(count)s
+)
+RETURNING
+    entry.attempts, event.id, event.model, event.version, event.event, event.actor, event.detail, event.created_at;
+
+-- name: delete_outbox
+-- Forget entries that are delivered.
+DELETE FROM registry_outbox WHERE event_id = ANY(%(events)s);
+
+-- name: postpone_outbox
+-- Leave entries for later, with the error.
+UPDATE registry_outbox SET not_before = now() + %(after)s, error = %(error)s WHERE event_id = ANY(%(events)s);
+
+-- name: trim_outbox
+-- Forget all entries but the youngest.
+DELETE FROM registry_outbox
+WHERE event_id <= (SELECT event_id FROM registry_outbox ORDER BY event_id DESC OFFSET %(keep)s LIMIT 1);
+
+-- name: refill_outbox
+-- Have everything that happened to the versions of a model, or of all, mirrored again, and at once.
+INSERT INTO registry_outbox (event_id, model)
+SELECT id, model FROM registry_events WHERE %(model)s::text IS NULL OR model = %(model)s
+ON CONFLICT (event_id) DO UPDATE SET not_before = least(registry_outbox.not_before, now());
+
+-- name: select_outbox
+-- How many entries of each model wait, the most attempts at one, and the last error.
+SELECT model, count(*), max(attempts), max(error) FROM registry_outbox GROUP BY model ORDER BY model;
 
 -- name: select_version
 -- One version.
@@ -343,10 +542,20 @@ RETURNING epoch;
 -- Serialise what changes a model's champion or rollouts: epochs are then drawn in the order in which they become visible.
 SELECT version FROM model_aliases WHERE model = %(model)s AND alias = 'champion' FOR UPDATE;
 
--- name: move_champion
--- Put the promoted version behind the alias `champion`.
-UPDATE model_aliases SET version = %(version)s, epoch = %(epoch)s, updated_at = now()
-WHERE model = %(model)s AND alias = 'champion';
+-- name: select_aliases
+-- Where the aliases of a model point.
+SELECT alias, version, epoch, updated_at FROM model_aliases WHERE model = %(model)s ORDER BY alias;
+
+-- name: move_alias
+-- Point an alias at a version, unless it has been pointed elsewhere since that epoch.
+INSERT INTO model_aliases (model, alias, version, epoch)
+VALUES (%(model)s, %(alias)s, %(version)s, %(epoch)s)
+ON CONFLICT (model, alias) DO UPDATE SET version = excluded.version, epoch = excluded.epoch, updated_at = now()
+WHERE model_aliases.epoch < excluded.epoch;
+
+-- name: delete_challenger
+-- Nobody is challenger any more.
+DELETE FROM model_aliases WHERE model = %(model)s AND alias = 'challenger' AND version = %(version)s;
 
 -- name: select_open_rollout
 -- The model's rollout that is not final.
@@ -358,8 +567,13 @@ FROM rollouts WHERE model = %(model)s AND phase IN ('preparing', 'ramping', 'pau
 SELECT id, model, stable, canary, phase, stage, weight_bp, epoch, salt, created_at, stage_started_at
 FROM rollouts WHERE model = %(model)s ORDER BY id DESC LIMIT 1;
 
+-- name: select_rollouts_of
+-- The rollouts that a version took part in, oldest first.
+SELECT id, model, stable, canary, phase, stage, weight_bp, epoch, salt, created_at, stage_started_at
+FROM rollouts WHERE model = %(model)s AND (canary = %(version)s OR stable = %(version)s) ORDER BY id;
+
 -- name: select_candidates
--- Versions younger than the champion that no rollout has tried, oldest first.
+-- Untried versions younger than the champion, oldest first; an adapter only beside the recommender it came with, none collected.
 SELECT candidate.version FROM model_versions AS candidate
 WHERE candidate.model = %(model)s
     AND candidate.number > coalesce(
@@ -372,6 +586,16 @@ WHERE candidate.model = %(model)s
     )
     AND NOT EXISTS (
         SELECT FROM rollouts WHERE rollouts.model = candidate.model AND rollouts.canary = candidate.version
+    )
+    AND NOT EXISTS (
+        SELECT FROM registry_events AS event
+        WHERE event.model = candidate.model AND event.version = candidate.version AND event.event = 'collecting'
+    )
+    AND (
+        candidate.manifest ->> 'kind' <> 'lora'
+        OR candidate.manifest ->> 'parent' IS NOT DISTINCT FROM (
+            SELECT version FROM model_aliases WHERE model = %(model)s AND alias = 'champion'
+        )
     )
 ORDER BY candidate.number;
 

@@ -24,6 +24,7 @@ TABLES = {
     "users", "items", "watch_history", "purchase_history", "impressions", "feedback", "model_metrics", "drift_events",
     "window_reports", "retrain_jobs", "model_versions", "model_aliases", "registry_events", "rollouts",
     "rollout_events", "api_keys", "schema_version", "feature_windows", "feature_words",
+    "registry_outbox",
 }  # fmt: skip
 APPEND_ONLY = ("drift_events", "registry_events", "rollout_events", "model_versions")
 

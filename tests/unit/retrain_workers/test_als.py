@@ -7,19 +7,17 @@ from safetensors.numpy import load, save
 from scipy.sparse import csr_matrix
 
 from online_models import als as kernel
-from online_models.contracts.artifacts import DataWindow, Manifest
-from online_models.contracts.ids import ModelName, ModelVersion
 from online_models.contracts.jobs import TrainAls
 from online_models.errors import ArtifactError
 from online_models.learner import trained_of
-from retrain_workers.als import AlsModel, AlsTrainer, fit
-from retrain_workers.datasets import Dataset, dataset_of, decayed_preferences, split
-from retrain_workers.evaluation import Accept, Gate, Reject, cases_of, popularity_of, score
-from retrain_workers.trainers import Champion, evaluate
-from tests.clustered_world import HOUR_MS, ITEMS, START_MS, as_interactions, clustered_events
+from retrain_workers.als import AlsModel, fit
+from retrain_workers.datasets import Dataset, dataset_of, decayed_preferences
+from retrain_workers.evaluation import cases_of, popularity_of, score
+from retrain_workers.splits import split
+from tests.clustered_world import ITEMS, as_interactions, clustered_events
+from tests.samples import manifest
 
 JOB = TrainAls(factors=8, iterations=5, half_life_days=60.0, holdout_fraction=0.2, seed=7)
-GATE = Gate(tolerance=0.05, absurd_share=0.5, min_users=20)
 
 
 @pytest.fixture(scope="module")
@@ -75,8 +73,8 @@ def test_an_item_weighs_what_its_events_say_together(world: Dataset, model: AlsM
 
 def test_the_stream_goes_on_from_the_weights_of_the_artifact(world: Dataset, model: AlsModel) -> None:
     files = model.files()
-    manifest = champion(model, world).manifest
-    trained = trained_of(manifest, load(files["factors.safetensors"]), list(model.items))
+    described = replace(manifest(), hyperparameters=dict(model.hyperparameters))
+    trained = trained_of(described, load(files["factors.safetensors"]), list(model.items))
     assert trained.weights.tolist() == model.item_weights.tolist()
     assert trained.users == len(model.users)
 
@@ -118,54 +116,3 @@ def test_golden_queries_are_answered_by_the_fold_in_of_serving(world: Dataset, m
         assert len(set(query.history)) == len(query.history) > 0
         assert kernel.top_k(Y @ vector, len(query.expected), history).tolist() == query.expected
         assert query.expected
-
-
-def champion(model: AlsModel, data: Dataset) -> Champion:
-    window = DataWindow(int(data.ts_ms[0]), int(data.ts_ms[-1]), len(data))
-    manifest = Manifest(
-        model=ModelName("movies"),
-        version=ModelVersion("v1"),
-        kind="als",
-        created_at="",
-        files=[],
-        hyperparameters=dict(model.hyperparameters),
-        metrics={},
-        data_window=window,
-        sketches=[],
-        feature_spec_hash="",
-        golden=[],
-    )
-    return Champion(manifest, model.ranker())
-
-
-def joined_worlds() -> tuple[Dataset, Dataset]:
-    """The events up to a shift, and those after it too; the shift puts most items into another group."""
-    before = clustered_events(1)
-    regrouped = np.random.default_rng(5).permutation(ITEMS).tolist()
-    shifted = clustered_events(2, start_ms=START_MS + 1_500 * HOUR_MS, grouping=regrouped)
-    return dataset_of(as_interactions(before)), dataset_of(as_interactions([*before, *shifted]))
-
-
-def test_a_champion_that_the_world_has_moved_away_from_is_replaced() -> None:
-    before, everything = joined_worlds()
-    trainer = AlsTrainer(replace(JOB, half_life_days=7.0), 10.0)
-    old = champion(trainer.fit(before), before)
-    verdict, metrics = evaluate(trainer, everything, old, GATE)
-    assert isinstance(verdict, Accept)
-    assert metrics["ndcg_at_10"] > 1.2 * metrics["champion_ndcg_at_10"]
-
-
-def test_a_candidate_with_spoiled_settings_does_not_replace_a_good_champion(world: Dataset) -> None:
-    good, spoiled = AlsTrainer(JOB, 10.0), AlsTrainer(replace(JOB, factors=1), 10.0)
-    known = world.take(world.ts_ms < split(world, 0.2).cut_ms)
-    verdict, metrics = evaluate(spoiled, world, champion(good.fit(known), known), GATE)
-    assert isinstance(verdict, Reject)
-    assert metrics["holdout_users"] >= 40
-
-
-def test_without_events_since_the_champion_nothing_can_be_told(world: Dataset) -> None:
-    trainer = AlsTrainer(JOB, 10.0)
-    verdict, metrics = evaluate(trainer, world, champion(trainer.fit(world), world), GATE)
-    assert isinstance(verdict, Reject)
-    assert "inconclusive: 0 holdout users" in verdict.reason
-    assert metrics == {"holdout_users": 0.0, "holdout_events": 0.0, "holdout_overlaps_champion": 0.0}

@@ -1,0 +1,231 @@
+"""From a leased job to an artifact that waits for publication: the same way for every kind of model.
+
+- Data, training on what was known at a cut, judgement on what came after it, training on everything, the artifact, and its smoke
+  test in the reader's own code. What the gate refuses leaves nothing behind.
+- A warm start that the gate refuses is tried once more from nothing, within the same job.
+- The language model of the champion goes with a new recommender as it is: its scores lie in Redis under the name of the version
+  that it came with.
+"""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Final
+
+from online_models.contracts.artifacts import FeatureSketch
+from online_models.contracts.jobs import JobKind, RetrainJob, TrainLora, until_of, version_of
+from online_models.text import TEXT_MODEL_FILE, TextModel
+from retrain_workers.attempt import Attempt, Part
+from retrain_workers.champions import Champion, champion_of
+from retrain_workers.datasets import refuse_too_little, window_of
+from retrain_workers.evaluation import depth_of, old_regime_cases, parts_and_cases, popularity_of, score
+from retrain_workers.gate import Gate, GateReport, judge
+from retrain_workers.job_rules import TrainingRules, TrainingStores
+from retrain_workers.lora.language_files import language_files
+from retrain_workers.publish import Candidate, Prepared, Refused, prepare
+from retrain_workers.references import reference_sketches
+from retrain_workers.smoke import smoke, smoke_checks
+from retrain_workers.trainers import TrainedModel, Trainer, trainer_for
+from retrain_workers.training_data import TrainingData, read_training_data
+
+_LOG = logging.getLogger(__name__)
+
+RECOMMENDER: Final = "recommender"
+LANGUAGE: Final = "llm"
+"""Components of the features that are monitored."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A model trained on what was known at a cut, and what the gate says of it on what came after."""
+
+    model: TrainedModel
+    data: TrainingData
+    report: GateReport
+
+
+def run_job(
+    job: RetrainJob, stores: TrainingStores, rules: TrainingRules, now: datetime, attempt: Attempt
+) -> Prepared | Refused:
+    """Train, judge, and write the candidate's artifact, or say why there is none.
+
+    Raises
+    ------
+    TrainingError
+        When the job cannot give a model: too little data, settings out of range, a model gone astray.
+    ArtifactError, StoreError, StoreUnavailable
+        When a store fails; another attempt may go better.
+    """
+    attempt.report("reading")
+    parent = stores.registry.champion(job.model)
+    champion = champion_of(job.model, parent, stores.registry, stores.artifacts) if parent is not None else None
+    trainer: Trainer = trainer_for(job.payload, champion, rules.trainers)
+    shown = isinstance(job.payload, TrainLora)
+    data = read_training_data(
+        stores.interactions, job.model, stores.snapshots, until_of(job.payload), impressions=shown
+    )
+    refuse_too_little(data.dataset, rules.min_positive_events, rules.min_items)
+    trainer, judged = judged_settings(job, trainer, data, champion, rules.gate, attempt)
+    if not judged.report.accepted:
+        return Refused(judged.report.reason(), judged.report.encode())
+    model, learned = judged.model, judged.data
+    if trainer.refits:
+        learned = data
+        model = trainer.fit(data, Part(attempt, "whole"))
+    candidate = make_candidate(job, trainer, model, learned, judged.report.metrics(), champion)
+    prepared = prepare(stores.artifacts, candidate, job, parent, now)
+    return _tested(job, prepared, judged.report, stores, rules, model, learned, attempt)
+
+
+def judged_settings(
+    job: RetrainJob, trainer: Trainer, data: TrainingData, champion: Champion | None, gate: Gate, attempt: Attempt
+) -> tuple[Trainer, Judged]:
+    """The trainer whose settings were judged last, and the judgement: of a refused warm start also that of a cold one."""
+    judged = evaluate(trainer, data, champion, gate, Part(attempt, "judged"))
+    _say(job, judged.report)
+    again = trainer.from_nothing() if not judged.report.accepted else None
+    if again is None:
+        return trainer, judged
+    judged = evaluate(again, data, champion, gate, Part(attempt, "judged_cold"))
+    _say(job, judged.report)
+    return again, judged
+
+
+def _say(job: RetrainJob, report: GateReport) -> None:
+    _LOG.info("job.judged job_id=%s model=%s verdict=%s reason=%r", job.id, job.model, report.verdict, report.reason())
+
+
+def evaluate(trainer: Trainer, data: TrainingData, champion: Champion | None, gate: Gate, attempt: Attempt) -> Judged:
+    """Judge the settings on the newest events, beside the champion where there is one.
+
+    The holdout begins after the champion's training data; see `evaluation.parts_and_cases` for the exception, which the metric
+    `holdout_overlaps_champion` (0 or 1) tells.
+    """
+    window = champion.manifest.data_window if champion is not None else None
+    parts, cases = parts_and_cases(data.dataset, trainer.holdout_fraction, window, gate.min_users)
+    known = data.before(parts.cut_ms)
+    model = trainer.fit(known, attempt)
+    attempt.report("gate")
+    ours, depth = model.ranker(), depth_of(parts.history)
+    old = [] if window is None else old_regime_cases(data.dataset, window.end_ms, trainer.holdout_fraction)
+    report = judge(
+        score(ours, cases, depth),
+        score(champion.ranker, cases, depth) if champion is not None else None,
+        score(popularity_of(parts.history, trainer.half_life_days), cases),
+        gate,
+        (score(ours, old, depth), score(champion.ranker, old, depth)) if champion is not None else None,
+        figures={
+            "holdout_users": float(len(cases)),
+            "holdout_events": float(len(parts.holdout)),
+            "holdout_overlaps_champion": float(window is not None and parts.cut_ms <= window.end_ms),
+        },
+    )
+    return Judged(model, known, report)
+
+
+def make_candidate(
+    job: RetrainJob,
+    trainer: Trainer,
+    model: TrainedModel,
+    data: TrainingData,
+    metrics: Mapping[str, float],
+    champion: Champion | None,
+) -> Candidate:
+    """What is published of a model that was trained on some data, with the champion's language model unless it has its own."""
+    files, language_model = model.files(), None
+    if trainer.kind == JobKind.LORA:
+        language_model = version_of(job.token)
+    elif champion is not None and (carried := language_files(champion.files)):
+        files |= carried
+        language_model = champion.manifest.language_model
+    return Candidate(
+        kind=trainer.kind,
+        files=files,
+        hyperparameters=model.hyperparameters,
+        metrics=metrics,
+        data_window=window_of(data.interactions),
+        sketches=sketches_of(job, trainer, model, data, champion, files.get(TEXT_MODEL_FILE)),
+        golden=model.golden(data.dataset),
+        seed=trainer.seed,
+        start=model.start,
+        snapshot_sha256=data.snapshot_sha256,
+        language_model=language_model,
+    )
+
+
+def sketches_of(
+    job: RetrainJob,
+    trainer: Trainer,
+    model: TrainedModel,
+    data: TrainingData,
+    champion: Champion | None,
+    text_model: bytes | None,
+) -> list[FeatureSketch]:
+    """The references of all features: of what the job trained over its own data, of what it only carries on the
+    champion's."""
+    made = reference_sketches(
+        data.interactions,
+        job.model,
+        trainer.features,
+        trainer.half_life_days,
+        model.places(data.dataset),
+        trainer.pane_seconds,
+        None if text_model is None else TextModel.decode(text_model),
+    )
+    if champion is None:
+        return made
+    trained = LANGUAGE if trainer.kind == JobKind.LORA else RECOMMENDER
+    kept = {sketch.feature: sketch for sketch in champion.manifest.sketches}
+    return [each if each.feature.component == trained else kept.get(each.feature, each) for each in made]
+
+
+def _tested(
+    job: RetrainJob,
+    prepared: Prepared,
+    report: GateReport,
+    stores: TrainingStores,
+    rules: TrainingRules,
+    model: TrainedModel,
+    data: TrainingData,
+    attempt: Attempt,
+) -> Prepared | Refused:
+    """The prepared artifact once the reader's own code has served from it and its scores are there; dropped where it has not."""
+    attempt.report("smoke test")
+    version = prepared.manifest.version
+    try:
+        smoked = smoke(stores.artifacts.path(job.model, version), job.model, rules.smoke.total_seconds())
+        report = report.with_checks(smoke_checks(smoked, rules.gate))
+        if report.accepted and prepared.manifest.kind == JobKind.LORA:
+            publish_scores(job, model, data, stores, rules, attempt)
+    except BaseException:
+        stores.artifacts.discard(job.model, version)
+        raise
+    if report.accepted:
+        return replace(prepared, report=report.encode())
+    stores.artifacts.discard(job.model, version)
+    return Refused(report.reason(), report.encode())
+
+
+def publish_scores(
+    job: RetrainJob,
+    model: TrainedModel,
+    data: TrainingData,
+    stores: TrainingStores,
+    rules: TrainingRules,
+    attempt: Attempt,
+) -> None:
+    """Write what a LoRA job's language model says into Redis, under the version's name, before anybody asks for it. Idempotent.
+
+    Of a candidate that is never registered it expires unread.
+    """
+    from retrain_workers.lora.published_scores import active_users, segment_scores, user_scores  # brings torch
+    from retrain_workers.lora.trainer import LoraModel
+
+    assert isinstance(model, LoraModel), "the kind says so"
+    version = version_of(job.token)
+    users = active_users(data.dataset, rules.scored_users)
+    for scores in user_scores(model, users, attempt):
+        stores.language.put_scores(job.model, version, scores, rules.scores_ttl)
+    if (segments := segment_scores(model, users, data.catalogue)) is not None:
+        stores.language.put_segments(job.model, version, segments.encode(), rules.scores_ttl)

@@ -1,0 +1,323 @@
+"""A LoRA job: an adapter of a language model beside the champion's recommender, whose best items it puts in a new order.
+
+- In time, of what may be learned from: choices of the past (the tiny base, where one has to be made), the newest choices (the
+  adapter, with a replay of older ones), and the last part, on which the weight of the language model is fitted. What the gate
+  judges on comes after all of these.
+- What was judged is published as it is: an adapter trained again on the judged events would be one that nobody has judged, and
+  cost twice as much.
+- A tiny base is made once and handed on from version to version, until too many words of the catalogue are new to it.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from online_models.contracts.artifacts import GoldenQuery
+from online_models.contracts.events import Item
+from online_models.contracts.features import DEFAULT_FEATURES, FeatureSpec
+from online_models.contracts.jobs import JobKind, Start, TrainLora
+from online_models.errors import TrainingError
+from online_models.language_scores import LANGUAGE_MODEL_FILE, LanguageModel
+from online_models.text import TEXT_MODEL_FILE, TextModel
+from retrain_workers.als import AlsModel
+from retrain_workers.attempt import Attempt
+from retrain_workers.calibration import fit_platt
+from retrain_workers.champions import Champion
+from retrain_workers.datasets import Dataset
+from retrain_workers.evaluation import Ranker, cases_of
+from retrain_workers.impressions import Impressions
+from retrain_workers.lora.adapters import Adapter
+from retrain_workers.lora.base import BaseModel
+from retrain_workers.lora.choices import ChoiceGroups, choices_of, decayed, with_replay
+from retrain_workers.lora.fitting import train_adapter
+from retrain_workers.lora.language_files import tiny_base_of, with_tiny_base
+from retrain_workers.lora.prompts import Words, item_text, words_of
+from retrain_workers.lora.ranking import ItemTexts, LoraRanker, fitted_blend
+from retrain_workers.lora.scoring import Scorer
+from retrain_workers.lora.tiny_base import Pretraining, pretrain
+from retrain_workers.references import Places
+from retrain_workers.sampling import negatives
+from retrain_workers.splits import Split, split
+from retrain_workers.training_data import TrainingData
+
+VALIDATION_SHARE: Final = 0.15
+"""Of the positive events that may be learned from: the last, on which the language model's weight is fitted."""
+
+BASE_SHARE: Final = 0.6
+"""Of the choices before those: the first, which a tiny base is made of."""
+
+MOST_BASE_CHOICES: Final = 6_000
+MOST_NEW_WORDS: Final = 0.1
+"""A tiny base to which a larger share of the catalogue's words is new is made again."""
+
+MIN_CHOICES: Final = 50
+
+F64 = npt.NDArray[np.float64]
+Rows = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """What the language model reads: ids of the catalogue's items in sorted order, and their texts."""
+
+    ids: list[str]
+    texts: list[str]
+
+    @classmethod
+    def of(cls, catalogue: Mapping[str, Item]) -> "Texts":
+        """Of all items that the catalogue names."""
+        ids = sorted(catalogue)
+        return cls(ids, [item_text(catalogue[item]) for item in ids])
+
+
+@dataclass(frozen=True)
+class LoraModel:
+    """The champion's recommender with a language model beside it; see `trainers.TrainedModel`.
+
+    base_files : of a tiny base, empty for a mounted one; use : how the scores are used
+    start : a tiny base was made (`cold`), or one was there (`warm`)
+    """
+
+    champion: Champion
+    base: BaseModel
+    base_files: Mapping[str, bytes]
+    adapter: Adapter
+    texts: Texts
+    use: LanguageModel
+    job: TrainLora
+    start: Start
+
+    @property
+    def hyperparameters(self) -> Mapping[str, float]:
+        """Those of the champion, and what the adapter is made of."""
+        figures = self.adapter.figures
+        lora = {
+            "rank": figures.shape.rank,
+            "alpha": figures.shape.alpha,
+            "dropout": figures.shape.dropout,
+            "first_layer": figures.shape.first_layer,
+            "trainable_share": figures.trainable_share,
+            "steps": figures.steps,
+            "choices": figures.choices,
+            "weight": self.use.weight,
+        }
+        return {
+            **self.champion.manifest.hyperparameters,
+            **{f"lora_{name}": float(each) for name, each in lora.items()},
+        }
+
+    def files(self) -> dict[str, bytes]:
+        """The champion's files, unchanged, and those of the language model."""
+        return {
+            **self.champion.files,
+            **self.adapter.files(),
+            **with_tiny_base(self.base_files),
+            LANGUAGE_MODEL_FILE: msgspec.json.encode(self.use),
+            TEXT_MODEL_FILE: TextModel.of(self.texts.texts).encode(),
+        }
+
+    @cached_property
+    def scorer(self) -> Scorer:
+        """The language model at work."""
+        return Scorer(self.base, self.texts.texts, self.adapter)
+
+    @property
+    def items(self) -> ItemTexts:
+        """Which item has which text."""
+        return ItemTexts.of(self.texts.ids, self.job.recent)
+
+    def ranker(self) -> Ranker:
+        """The champion's recommender, its best items in the order of both."""
+        blend = self.adapter.figures.blend
+        assert blend is not None, "a job without one is given up"
+        return LoraRanker(self.champion.ranker, self.scorer, self.items, blend, self.job.candidates)
+
+    def places(self, dataset: Dataset) -> Places:
+        """In the space of the champion's factors."""
+        return self.factors.places(dataset)
+
+    def golden(self, dataset: Dataset) -> list[GoldenQuery]:
+        """The champion's."""
+        return self.champion.manifest.golden
+
+    @property
+    def factors(self) -> AlsModel:
+        """The champion's."""
+        return AlsModel.of(self.champion.files, self.champion.manifest.hyperparameters)
+
+
+@dataclass(frozen=True, slots=True)
+class LoraTrainer:
+    """See `trainers.Trainer`; base_model_dir : a mounted base, None for a tiny one of our own."""
+
+    job: TrainLora
+    champion: Champion
+    base_model_dir: Path | None
+    device: str
+
+    def __post_init__(self) -> None:
+        """Refuse settings that cannot give a model."""
+        job = self.job
+        positive = min(job.rank, job.epochs, job.group_size - 1, job.recent, job.choices, job.candidates) > 0
+        if not (positive and 0 < job.holdout_fraction < 1 and job.half_life_days > 0 and job.learning_rate > 0):
+            raise TrainingError(f"expected positive settings and a holdout fraction in (0, 1), got {job}")
+
+    @property
+    def kind(self) -> str:
+        """Of the artifact."""
+        return JobKind.LORA
+
+    @property
+    def half_life_days(self) -> float:
+        """Of a choice's weight, in event time."""
+        return self.job.half_life_days
+
+    @property
+    def holdout_fraction(self) -> float:
+        """Share of the positive events that the model is judged on."""
+        return self.job.holdout_fraction
+
+    @property
+    def features(self) -> Sequence[FeatureSpec]:
+        """What the stream job monitors."""
+        return self.job.features or DEFAULT_FEATURES
+
+    @property
+    def pane_seconds(self) -> int:
+        """Of the stream job's windows."""
+        return self.job.pane_seconds
+
+    @property
+    def seed(self) -> int:
+        """Of all draws."""
+        return self.job.seed
+
+    @property
+    def refits(self) -> bool:
+        """What was judged is published."""
+        return False
+
+    def from_nothing(self) -> None:
+        """Every adapter begins at the base."""
+        return
+
+    def fit(self, data: TrainingData, attempt: Attempt) -> LoraModel:
+        """Train on all of the data.
+
+        Raises TrainingError when there are too few choices, among items with a text, to learn from or to fit the weight on.
+        """
+        texts = Texts.of(data.catalogue)
+        parts = split(data.dataset, VALIDATION_SHARE)
+        groups = groups_of(parts.history, data.impressions, texts, self.job, self.job.choices + MOST_BASE_CHOICES)
+        later = groups_of(data.dataset, data.impressions, texts, self.job, self.job.choices)
+        later = later.take(np.flatnonzero(later.ts_ms >= parts.cut_ms))
+        if min(len(groups), len(later)) < MIN_CHOICES:
+            raise TrainingError(
+                f"expected at least {MIN_CHOICES} choices before and in the validation part, got {len(groups)} and {len(later)}"
+            )
+        base, base_files, start = self._base(texts, groups, attempt)
+        new = groups.take(np.arange(max(0, len(groups) - self.job.choices), len(groups)))
+        old = groups.take(np.arange(len(groups) - len(new)))
+        learned = decayed(with_replay(new, old, self.job.replay_share, self.job.seed), self.half_life_days)
+        adapter = train_adapter(base, texts.texts, learned, later, self.job, attempt)
+        return self._fitted(
+            LoraModel(self.champion, base, base_files, adapter, texts, LanguageModel(0.0), self.job, start),
+            parts,
+            later,
+            data,
+        )
+
+    def _fitted(self, model: LoraModel, parts: Split, later: ChoiceGroups, data: TrainingData) -> LoraModel:
+        """With the weight and the calibration that the validation part tells."""
+        cases = cases_of(parts)
+        blend = fitted_blend(self.champion.ranker, model.scorer, model.items, cases, self.job.candidates)
+        if blend is None:
+            raise TrainingError("expected users who later took one of the champion's candidates, got too few of them")
+        scores = np.array(model.scorer.score_users(later.histories(), later.candidates), np.float64)
+        slope, intercept = calibrated(scores, data.impressions)
+        figures = msgspec.structs.replace(model.adapter.figures, blend=blend)
+        return LoraModel(
+            model.champion,
+            model.base,
+            model.base_files,
+            replace(model.adapter, figures=figures),
+            model.texts,
+            LanguageModel(blend.language_model, slope, intercept),
+            model.job,
+            model.start,
+        )
+
+    def _base(
+        self, texts: Texts, groups: ChoiceGroups, attempt: Attempt
+    ) -> tuple[BaseModel, Mapping[str, bytes], Start]:
+        if self.base_model_dir is not None:
+            return BaseModel.open(self.base_model_dir, self.device), {}, Start.WARM
+        files, start = tiny_base_of(self.champion.files), Start.WARM
+        if not files or new_words(BaseModel.of_files(files).prompt, texts.texts) > MOST_NEW_WORDS:
+            past = groups.take(np.arange(round(BASE_SHARE * len(groups)))[-MOST_BASE_CHOICES:])
+            files, start = pretrain(texts.texts, past, Pretraining(seed=self.job.seed), attempt), Start.COLD
+        return BaseModel.of_files(files, self.device), files, start
+
+
+def groups_of(
+    dataset: Dataset, impressions: Impressions | None, texts: Texts, job: TrainLora, most: int
+) -> ChoiceGroups:
+    """The newest choices among items with a text, at most so many, oldest first.
+
+    Beside what was taken stand impressions that were not, topped up by popular items, see `sampling.negatives`. A choice that has
+    too few of them is left out.
+    """
+    place = {item: row for row, item in enumerate(texts.ids)}
+    row_of = np.array([place.get(item, -1) for item in dataset.items], np.int64)  # (dataset items,)
+    positive = np.flatnonzero((dataset.strength > 0) & (row_of[dataset.item] >= 0))
+    chosen = positive[-most:]
+    beside = negatives(dataset, chosen, job.group_size - 1, job.seed, impressions).item
+    others = np.where(beside >= 0, row_of[beside], -1)  # (m, c - 1)
+    whole = (others >= 0).all(axis=1)
+    known = dataset.take(np.isin(np.arange(len(dataset)), positive))
+    return choices_of(
+        known.user,
+        row_of[known.item],
+        known.ts_ms,
+        np.searchsorted(positive, chosen[whole]),
+        others[whole],
+        job.recent,
+    )
+
+
+def calibrated(scores: F64, impressions: Impressions | None) -> tuple[float, float]:
+    """Slope and intercept of the log-odds that a shown item is taken, by scores (n, c) of choices, the taken one first.
+
+    In a choice of c one is taken; of what is shown as many as the impressions tell, so that the intercept moves by
+    logit(rate) - logit(1 / c) (King and Zeng 2001).
+    """
+    labels = np.zeros(scores.shape)
+    labels[:, 0] = 1
+    found = fit_platt(scores.ravel(), labels.ravel())
+    shown = 0 if impressions is None else len(impressions)
+    if not shown:
+        return found.slope, found.intercept
+    assert impressions is not None
+    rate = (impressions.clicked.sum() + 1) / (shown + 2)
+    return found.slope, found.intercept + float(_logit(rate) - _logit(1 / scores.shape[1]))
+
+
+def _logit(rate: float) -> float:
+    return float(np.log(rate / (1 - rate)))
+
+
+def new_words(prompt: object, texts: Sequence[str]) -> float:
+    """Share of the words of texts that a tiny base does not know.
+
+    >>> new_words(Words.of_texts(["heat crime"]), ["heat", "up up"])
+    0.5
+    """
+    known = set(prompt.words) if isinstance(prompt, Words) else set()
+    words = {word for text in texts for word in words_of(text)}
+    return len(words - known) / max(1, len(words))
