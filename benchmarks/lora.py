@@ -89,6 +89,7 @@ def low_rank(
 
 
 FULL: Final = "full, 2 epochs"
+FULL_PLACED: Final = "full, 2 epochs, placed words"
 ALL_16: Final = "all_layers r16"
 WAYS: Final[Mapping[str, Way]] = {
     FULL: Way(None),
@@ -99,7 +100,7 @@ WAYS: Final[Mapping[str, Way]] = {
     "top_layers r16, top 2": low_rank(top=2, dropout=0.05, words=False),
 }
 RECIPES: Final[Mapping[str, Way]] = {
-    "full, 2 epochs, placed words": Way(None, words=True),
+    FULL_PLACED: Way(None, words=True),
     "full, 1 epoch, placed words, 8 a batch": Way(None, epochs=1, groups_per_batch=8, words=True),
     "all r16, placed words": low_rank(),
     "all r16, placed words, 1 epoch, 8 a batch": low_rank(epochs=1, batch=8),
@@ -310,6 +311,9 @@ def quality_figures(found: Mapping[str, Found]) -> dict[str, float]:
             f"2M: {name}: half of its 95 % interval": round(of.half, 2),
             f"2M: {name}: old AUC difference %": round(of.old_difference, 2),
         }
+        if FULL_PLACED in found and "placed" in name:
+            like = summary(each, found[FULL_PLACED])
+            figures[f"2M: {name}: new AUC difference % to full with placed words"] = round(like.difference, 2)
     return figures
 
 

@@ -113,10 +113,15 @@ class Findings:
         return self._first(scored, "bootstrap", RECOMMENDER, Level.COLD, f"no version yet, {self._events} events")
 
     def _bootstrap_language_model(self, scored: Scored) -> list[Finding]:
-        """A model whose champion has no adapter asks for one, likewise."""
+        """A model whose champion has no adapter asks for one, likewise, and not within the cooldown of the last one."""
         without = scored.champion is not None and not scored.champion.language_model
         if scored.row.model not in self._rules.language_models or not without or not self._enough(LANGUAGE_MODEL):
             return []
+        # one that was trained already may be on its way through a rollout
+        last_ms, now_ms = self._states[LANGUAGE_MODEL].last_trigger_ms, scored.row.window_end_ms
+        if last_ms is not None and now_ms < last_ms + self._rules.policies[Level.LORA].cooldown_ms:
+            return []
+        self._states[LANGUAGE_MODEL] = dataclasses.replace(self._states[LANGUAGE_MODEL], last_trigger_ms=now_ms)
         reason = f"no language model yet, {self._events} events"
         return self._first(scored, "bootstrap_llm", LANGUAGE_MODEL, Level.LORA, reason)
 

@@ -27,10 +27,13 @@ from online_models.contracts.jobs import Start, TrainAls
 from online_models.embedding_space import Axes, EmbeddingColumns, coordinates
 from online_models.errors import ArtifactError, TrainingError
 from online_models.history import UserHistory
+from online_models.learner import Trained
+from online_models.two_tower import UserTower
 from retrain_workers.attempt import Attempt
 from retrain_workers.datasets import Dataset, decayed_preferences, popular_rows
 from retrain_workers.evaluation import CUTOFF, Hashes, Popularity, history_of
 from retrain_workers.references import Places
+from retrain_workers.served_ranker import ServedRanker
 from retrain_workers.training_data import TrainingData
 
 KIND: Final = "als"
@@ -103,9 +106,22 @@ class AlsModel:
         except (KeyError, msgspec.DecodeError) as error:
             raise ArtifactError(f"not the files of an {KIND} artifact: {error!r}") from error
 
-    def ranker(self) -> "AlsRanker":
-        """The model at work."""
-        return AlsRanker(self)
+    def trained(self, tower: UserTower | None = None) -> Trained:
+        """As the stream job and the readers take it, with towers over the same items where there are some."""
+        return Trained(
+            ids=list(self.items),
+            factors=self.item_factors,
+            weights=self.item_weights.astype(np.float64),
+            gramian=als.gramian(self.item_factors),
+            user_gramian=als.gramian(self.user_factors),
+            users=max(1, len(self.user_factors)),
+            fold_in=als.FoldIn.of(self.hyperparameters),
+            tower=tower,
+        )
+
+    def ranker(self, tower: UserTower | None = None) -> ServedRanker:
+        """The model at work, as it would be served."""
+        return ServedRanker(self.trained(tower), self.popular)
 
     def _axes(self, vectors: F32) -> Axes:
         return Axes.of(self.item_factors, vectors)
@@ -123,7 +139,7 @@ class AlsModel:
         # users in the order of their hashes: any number of them is an even sample
         sample = np.argsort(hashes_of(dataset.users))[:PLACED_USERS]
         histories = [history_of(dataset, np.flatnonzero(dataset.user == user), item_hash) for user in sample]
-        vectors = self.ranker().vectors(histories)
+        vectors = AlsRanker(self).vectors(histories)
         place = np.full(len(dataset.users), -1)
         place[sample[vectors.any(axis=1)]] = np.flatnonzero(vectors.any(axis=1))
         placed = np.flatnonzero(place[dataset.user] >= 0).astype(np.int32)
@@ -243,7 +259,7 @@ def _factorize(preferences: csr_matrix, job: TrainAls) -> tuple[F32, F32]:
 
 
 class AlsRanker:
-    """Ranks by fold-in of the history; by popularity where the history holds no item of the model."""
+    """Ranks by one fold-in of the whole history; by popularity where the history holds no item of the model."""
 
     def __init__(self, model: AlsModel) -> None:
         self._factors = model.item_factors

@@ -80,7 +80,7 @@ class State:
         place = ItemIndex.of(known.items).rows(hashes_of(model.items))
         factors[place[place >= 0]] = model.item_factors[place >= 0]
         return cls(
-            ranker=model.ranker(),
+            ranker=als.AlsRanker(model),
             factors=factors,
             index=ItemIndex.of(known.items),
             hashes=known.item_hashes(),

@@ -8,14 +8,13 @@ import msgspec
 from safetensors.numpy import load
 
 from online_models.contracts.artifacts import KINDS, Manifest
-from online_models.contracts.ids import ModelName, ModelVersion, hashes_of
+from online_models.contracts.ids import ModelName, ModelVersion
 from online_models.errors import ArtifactError
 from online_models.learner import TWO_TOWER_FILE
 from online_models.ports import ArtifactStore, ModelRegistry
 from online_models.two_tower import UserTower
 from retrain_workers.als import AlsModel
-from retrain_workers.evaluation import Popularity, Ranker
-from retrain_workers.two_tower import TwoTowerRanker
+from retrain_workers.evaluation import Ranker
 
 _LOG = logging.getLogger(__name__)
 
@@ -30,7 +29,7 @@ class Champion:
 
 
 def ranker_of(manifest: Manifest, files: Mapping[str, bytes]) -> Ranker:
-    """A version's recommender at work: two towers where it has them, else ALS by fold-in.
+    """A version's recommender at work, see `ServedRanker`.
 
     Raises ArtifactError when the files are not those of a version of a known kind.
     """
@@ -38,11 +37,8 @@ def ranker_of(manifest: Manifest, files: Mapping[str, bytes]) -> Ranker:
         raise ArtifactError(
             f"{manifest.model} {manifest.version}: expected kind {', '.join(KINDS)}, got {manifest.kind}"
         )
-    model = AlsModel.of(files, manifest.hyperparameters)
-    if TWO_TOWER_FILE not in files:
-        return model.ranker()
-    tower = UserTower.of(load(files[TWO_TOWER_FILE]))
-    return TwoTowerRanker(tower, model.items, Popularity(hashes_of(model.popular)))
+    tower = UserTower.of(load(files[TWO_TOWER_FILE])) if TWO_TOWER_FILE in files else None
+    return AlsModel.of(files, manifest.hyperparameters).ranker(tower)
 
 
 def champion_of(

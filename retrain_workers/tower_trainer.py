@@ -8,18 +8,18 @@ from safetensors.numpy import load
 
 from online_models.contracts.artifacts import GoldenQuery
 from online_models.contracts.features import FeatureSpec
-from online_models.contracts.ids import hashes_of
 from online_models.contracts.jobs import Start, TrainTwoTower
+from online_models.two_tower import UserTower
 from retrain_workers import two_tower
 from retrain_workers.als import AlsModel, AlsTrainer
 from retrain_workers.attempt import Attempt
 from retrain_workers.champions import Champion
 from retrain_workers.datasets import Dataset
-from retrain_workers.evaluation import Popularity
 from retrain_workers.references import Places
+from retrain_workers.served_ranker import ServedRanker
 from retrain_workers.tower_examples import TowerData
 from retrain_workers.training_data import TrainingData
-from retrain_workers.two_tower import TrainedTowers, TwoTowerRanker
+from retrain_workers.two_tower import TrainedTowers
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +54,9 @@ class TwoTowerModel:
         """The artifact's files."""
         return {**self.factors.files(), **self.towers.files()}
 
-    def ranker(self) -> TwoTowerRanker:
-        """The towers at work."""
-        return self.towers.ranker(self.factors.items, Popularity(hashes_of(self.factors.popular)))
+    def ranker(self) -> ServedRanker:
+        """Both at work, as they would be served."""
+        return self.factors.ranker(UserTower.of(self.towers.serving))
 
     def places(self, dataset: Dataset) -> Places:
         """In the space of the factors."""

@@ -61,6 +61,11 @@ SETTINGS: Final = {
     "PENSTOCK_FLOW_SETTLE_SECONDS": "7200",
     "PENSTOCK_FLOW_TRAIN_HALF_LIFE_DAYS": "0.05",
     "PENSTOCK_FLOW_TRAIN_FACTORS": "24",
+    # Factors first, two towers when tastes have shifted; a language model reads the titles of the products.
+    "PENSTOCK_FLOW_RETRAIN_MODEL": "two_tower",
+    "PENSTOCK_FLOW_TRAIN_TWO_TOWER": '{"dimensions": 32, "hidden": 64, "epochs": 4}',
+    "PENSTOCK_FLOW_LANGUAGE_MODELS": '["products"]',
+    "PENSTOCK_FLOW_TRAIN_LORA": '{"rank": 8, "alpha": 16, "epochs": 1, "choices": 1500, "candidates": 30}',
     "PENSTOCK_FLOW_EPOCH_WALL_SECONDS": "2",
     "PENSTOCK_FLOW_LIVE_POLL_WALL_SECONDS": "0.5",
     "PENSTOCK_WORKER_POLL_SECONDS": "0.5",
@@ -75,7 +80,8 @@ SETTINGS: Final = {
 
 PROCESSES: Final = (
     ("flow", ("-m", "flows", "run")),
-    ("worker", ("-m", "retrain_workers", "run")),
+    ("worker", ("-m", "retrain_workers", "run", "--types", "als,two_tower")),
+    ("worker_lora", ("-m", "retrain_workers", "run", "--types", "lora")),
     ("control", ("-m", "serving_api", "control")),
 )
 
@@ -149,6 +155,13 @@ async def story(demo: Demo, endpoints: Endpoints) -> None:
         await demo.ends(client, "candidate_to_everybody", retrained, "promoted")
         await demo.visits(client, "after_retrain", 1200)
         _tell(demo, "after_retrain")
+        demo.traffic.phase = "language_model"
+        await demo.until(client, "language_model", lambda: bool(demo.witness.adapter(PRODUCTS.name)))
+        adapter = demo.witness.adapter(PRODUCTS.name)
+        outcome = demo.witness.ended(PRODUCTS.name, adapter).replace("_", " ")
+        say(
+            f"The products' language model, an adapter over a tiny base that has read their titles, is {outcome}: {adapter}."
+        )
         await _spoil(demo, client, endpoints)
 
 
@@ -196,7 +209,7 @@ def table(figures: dict[str, object]) -> str:
 
 @contextmanager
 def processes(home: Path, port: int) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """The four processes, each with its log under `home`; stopped in the end."""
+    """The processes, each with its log under `home`; stopped in the end."""
     environment = {**os.environ, **SETTINGS, "PENSTOCK_HOME": str(home), "PENSTOCK_SERVING_PORT": str(port)}
     commands = (*PROCESSES, ("api", ("-m", "serving_api", "serve", "--port", str(port))))
     started = []

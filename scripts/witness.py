@@ -53,11 +53,11 @@ class Witness:
         ]
 
     def _jobs(self) -> list[tuple[str, str]]:
-        found = self.rows("SELECT id, model, state, attempt, error FROM retrain_jobs ORDER BY id")
+        found = self.rows("SELECT id, model, state, attempt, error, kind FROM retrain_jobs ORDER BY id")
         return [
             (
                 f"job {row[0]} {row[2]} {row[3]}",
-                f"job {row[0]} ({row[1]}) is {row[2]}" + (f": {row[4]}" if row[4] else ""),
+                f"job {row[0]} ({row[5]} of {row[1]}) is {row[2]}" + (f": {row[4]}" if row[4] else ""),
             )
             for row in found
         ]
@@ -107,6 +107,15 @@ class Witness:
         found = self.rows(sql, model, canary)
         return str(found[0][0]) if found else ""
 
+    def adapter(self, model: str) -> str:
+        """The newest version that brought a language model of its own, and is promoted or rolled back; empty until then."""
+        sql = (
+            "SELECT canary FROM rollouts AS r JOIN model_versions AS v ON v.model = r.model AND v.version = r.canary"
+            " WHERE r.model = %s AND v.manifest ->> 'kind' = 'lora' AND phase IN ('promoted', 'rolled_back') ORDER BY r.id DESC"
+        )
+        found = self.rows(sql, model)
+        return str(found[0][0]) if found else ""
+
     def stored(self) -> int:
         """How many events are in PostgreSQL."""
         return sum(int(str(self.rows(f"SELECT count(*) FROM {table}")[0][0])) for table in EVENT_TABLES)
@@ -115,6 +124,7 @@ class Witness:
         """Counts of the whole run, from the stores and the dead-letter file."""
         letters = list(self._home.glob("flow/*/dead-letters.ndjson"))
         jobs = Counter(str(row[0]) for row in self.rows("SELECT state FROM retrain_jobs"))
+        kinds = Counter(str(row[0]) for row in self.rows("SELECT kind FROM retrain_jobs WHERE state = 'done'"))
         drift = Counter(str(row[0]) for row in self.rows("SELECT kind FROM drift_events"))
         return {
             "events": self.stored(),
@@ -124,6 +134,7 @@ class Witness:
             "suppressed": drift["suppressed"],
             "jobs_done": jobs["done"],
             "jobs": dict(jobs),
+            "kinds_trained": dict(kinds),
             "versions": len(self.rows("SELECT 1 FROM model_versions")),
             "rollouts": [
                 {"model": row[0], "canary": row[1], "phase": row[2]}

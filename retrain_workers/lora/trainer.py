@@ -47,7 +47,8 @@ from retrain_workers.splits import Split, split
 from retrain_workers.training_data import TrainingData
 
 VALIDATION_SHARE: Final = 0.15
-"""Of the positive events that may be learned from: the last, on which the language model's weight is fitted."""
+"""Of the positive events that may be learned from: the last, on which the language model's weight is fitted; fewer where fewer are
+newer than the champion."""
 
 BASE_SHARE: Final = 0.6
 """Of the choices before those: the first, which a tiny base is made of."""
@@ -213,7 +214,8 @@ class LoraTrainer:
         Raises TrainingError when there are too few choices, among items with a text, to learn from or to fit the weight on.
         """
         texts = Texts.of(data.catalogue)
-        parts = split(data.dataset, VALIDATION_SHARE)
+        # not before the champion's data ends: what its recommender knows by heart leaves a language model nothing to add
+        parts = split(data.dataset, VALIDATION_SHARE, self.champion.manifest.data_window.end_ms + 1)
         groups = groups_of(parts.history, data.impressions, texts, self.job, self.job.choices + MOST_BASE_CHOICES)
         later = groups_of(data.dataset, data.impressions, texts, self.job, self.job.choices)
         later = later.take(np.flatnonzero(later.ts_ms >= parts.cut_ms))

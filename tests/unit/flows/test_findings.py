@@ -257,6 +257,15 @@ def test_a_champion_without_an_adapter_asks_for_its_first_one_and_again_when_the
     assert at == [(events, "lora: bootstrap_llm") for events in (1_200, 2_400, 4_800, 9_600)]
 
 
+def test_a_first_adapter_that_may_be_on_its_way_is_not_asked_for_again() -> None:
+    patient = {**DEEP.policies, Level.LORA: replace(POLICY, cooldown_ms=10 * HOUR_MS)}
+    state, at = deep(replace(DEEP, policies=patient)), []
+    for hour in range(1, 31):
+        found = state.add(scored(hour, events=400, champion=replace(TOWERS, language_model=False)))
+        at += [hour for _ in asked(found)]
+    assert at == [3, 13, 26]
+
+
 def test_who_only_monitors_hears_of_every_trigger_and_gets_no_job() -> None:
     state = Findings(replace(DEEP, near_line_effect=9.0, language_models=frozenset()), None, 10)
     told = [state.add(scored(hour, True, words_drifted=True, has_champion=False)) for hour in (1, 2)]

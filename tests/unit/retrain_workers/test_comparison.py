@@ -67,7 +67,7 @@ def row(found: Comparison, name: str) -> Row:
 
 def test_all_models_are_measured_on_the_same_cases(world: Dataset, found: Comparison) -> None:
     parts = split(world, 0.2)
-    expected = score(als.fit(parts.history, JOB, 10.0).ranker(), cases_of(parts))
+    expected = score(als.AlsRanker(als.fit(parts.history, JOB, 10.0)), cases_of(parts))
     assert found.users == len(cases_of(parts))
     assert found.cut_ms == parts.cut_ms
     assert row(found, "als").ndcg == pytest.approx(expected.ndcg.mean())
