@@ -32,6 +32,7 @@ from online_models.two_tower import UserTower
 from retrain_workers.attempt import Attempt
 from retrain_workers.datasets import Dataset, decayed_preferences, popular_rows
 from retrain_workers.evaluation import CUTOFF, Hashes, Popularity, history_of
+from retrain_workers.gate import Check, Gate
 from retrain_workers.references import Places
 from retrain_workers.served_ranker import ServedRanker
 from retrain_workers.training_data import TrainingData
@@ -145,6 +146,10 @@ class AlsModel:
         placed = np.flatnonzero(place[dataset.user] >= 0).astype(np.int32)
         users = coordinates(vectors[place[dataset.user[placed]]], self._axes(self.user_factors))
         return Places(np.isin(dataset.user, sample), EmbeddingColumns((known, items), (placed, users)))
+
+    def checks(self, gate: Gate) -> Sequence[Check]:
+        """Nothing beside what is asked of all."""
+        return ()
 
     def golden(self, dataset: Dataset) -> list[GoldenQuery]:
         """See `golden_queries`."""

@@ -32,14 +32,14 @@ HELD_OUT: Final = 0.5
 HOTTEST: Final = 100.0
 """Temperatures are looked for between 1 / HOTTEST and HOTTEST."""
 
-_NONE, _PLATT, _TEMPERATURE, _ISOTONIC = "none", "platt", "temperature", "isotonic"
+_NONE, PLATT, _TEMPERATURE, _ISOTONIC = "none", "platt", "temperature", "isotonic"
 
 
 class Uncalibrated(msgspec.Struct, frozen=True, tag=_NONE, tag_field="method"):
     """p = σ(s)"""
 
 
-class Platt(msgspec.Struct, frozen=True, tag=_PLATT, tag_field="method"):
+class Platt(msgspec.Struct, frozen=True, tag=PLATT, tag_field="method"):
     """p = σ(slope s + intercept), slope >= 0"""
 
     slope: float
@@ -118,8 +118,8 @@ def probabilities(calibrator: Calibrator, scores: Numbers) -> F64:
     return found
 
 
-def calibrate(scores: Numbers, labels: Numbers, held_out: float = HELD_OUT) -> Calibration:
-    """The best calibrator of scores (n,) by labels (n,), 0 or 1, oldest first.
+def calibrate(scores: Numbers, labels: Numbers, held_out: float = HELD_OUT, only: str = "") -> Calibration:
+    """The best calibrator of scores (n,) by labels (n,), 0 or 1, oldest first; or the one of this name.
 
     Raises
     ------
@@ -130,7 +130,7 @@ def calibrate(scores: Numbers, labels: Numbers, held_out: float = HELD_OUT) -> C
     cut = min(max(int(len(s) * (1 - held_out)), 1), len(s) - 1)
     fitted = fits(s[:cut], y[:cut])
     measured = {name: quality(probabilities(each, s[cut:]), y[cut:]) for name, each in fitted.items()}
-    best = min(measured, key=lambda name: (measured[name].nll, name != _NONE, name))
+    best = only or min(measured, key=lambda name: (measured[name].nll, name != _NONE, name))
     nll = {name: each.nll for name, each in measured.items()}
     return Calibration(fits(s, y)[best], measured[_NONE], measured[best], nll)
 
@@ -141,7 +141,7 @@ def fits(scores: Numbers, labels: Numbers) -> dict[str, Calibrator]:
     return {
         _NONE: Uncalibrated(),
         _TEMPERATURE: fit_temperature(s, y),
-        _PLATT: fit_platt(s, y),
+        PLATT: fit_platt(s, y),
         _ISOTONIC: fit_isotonic(s, y),
     }
 

@@ -19,7 +19,7 @@ from online_models.text import TEXT_MODEL_FILE, TextModel
 from retrain_workers.attempt import Attempt, Part
 from retrain_workers.champions import Champion, champion_of
 from retrain_workers.datasets import refuse_too_little, window_of
-from retrain_workers.evaluation import depth_of, old_regime_cases, parts_and_cases, popularity_of, score
+from retrain_workers.evaluation import Ranker, depth_of, old_regime_cases, parts_and_cases, popularity_of, score
 from retrain_workers.gate import Gate, GateReport, judge
 from retrain_workers.job_rules import TrainingRules, TrainingStores
 from retrain_workers.lora.language_files import language_files
@@ -108,20 +108,32 @@ def evaluate(trainer: Trainer, data: TrainingData, champion: Champion | None, ga
     model = trainer.fit(known, attempt)
     attempt.report("gate")
     ours, depth = model.ranker(), depth_of(parts.history)
+    theirs = None if champion is None else rival_of(trainer, champion, known)
     old = [] if window is None else old_regime_cases(data.dataset, window.end_ms, trainer.holdout_fraction)
     report = judge(
         score(ours, cases, depth),
-        score(champion.ranker, cases, depth) if champion is not None else None,
+        score(theirs, cases, depth) if theirs is not None else None,
         score(popularity_of(parts.history, trainer.half_life_days), cases),
         gate,
-        (score(ours, old, depth), score(champion.ranker, old, depth)) if champion is not None else None,
-        figures={
+        (score(ours, old, depth), score(theirs, old, depth)) if theirs is not None else None,
+        model.checks(gate),
+        {
             "holdout_users": float(len(cases)),
             "holdout_events": float(len(parts.holdout)),
             "holdout_overlaps_champion": float(window is not None and parts.cut_ms <= window.end_ms),
         },
     )
     return Judged(model, known, report)
+
+
+def rival_of(trainer: Trainer, champion: Champion, data: TrainingData) -> Ranker:
+    """What a candidate is ranked beside: recommender by recommender, and a language model by the champion with its own."""
+    if trainer.kind != JobKind.LORA:
+        return champion.ranker
+    from retrain_workers.lora.trainer import LoraTrainer  # brings torch
+
+    assert isinstance(trainer, LoraTrainer), "the kind says so"
+    return trainer.rival(data)
 
 
 def make_candidate(

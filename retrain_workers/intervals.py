@@ -13,7 +13,7 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 F64 = npt.NDArray[np.float64]
 
@@ -61,7 +61,7 @@ def interval(differences: F64, stake: float, alpha: float) -> Interval:
     users = differences if stake == 0 else np.append(differences, [stake, -stake])  # (n,)
     n = len(users)
     # mean ± t_{1-alpha, n-1} s / sqrt(n)
-    reach = student.ppf(1 - alpha, n - 1) * users.std(ddof=1) / np.sqrt(n) if n > 1 else np.inf
+    reach = stdtrit(n - 1, 1 - alpha) * users.std(ddof=1) / np.sqrt(n) if n > 1 else np.inf
     middle = float(users.mean())
     return Interval(float(differences.mean()), float(middle - reach), float(middle + reach), len(differences))
 

@@ -15,6 +15,7 @@ from retrain_workers.als import AlsModel, AlsTrainer
 from retrain_workers.attempt import Attempt
 from retrain_workers.champions import Champion
 from retrain_workers.datasets import Dataset
+from retrain_workers.gate import Check, Gate
 from retrain_workers.references import Places
 from retrain_workers.served_ranker import ServedRanker
 from retrain_workers.tower_examples import TowerData
@@ -61,6 +62,10 @@ class TwoTowerModel:
     def places(self, dataset: Dataset) -> Places:
         """In the space of the factors."""
         return self.factors.places(dataset)
+
+    def checks(self, gate: Gate) -> Sequence[Check]:
+        """Nothing beside what is asked of all."""
+        return ()
 
     def golden(self, dataset: Dataset) -> list[GoldenQuery]:
         """Of the factors."""

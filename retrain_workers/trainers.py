@@ -16,6 +16,7 @@ from retrain_workers.attempt import Attempt
 from retrain_workers.champions import Champion
 from retrain_workers.datasets import Dataset
 from retrain_workers.evaluation import Ranker
+from retrain_workers.gate import Check, Gate
 from retrain_workers.job_rules import TrainerRules
 from retrain_workers.references import Places
 from retrain_workers.training_data import TrainingData
@@ -37,6 +38,9 @@ class TrainedModel(Protocol):
 
     def ranker(self) -> Ranker:
         """The model at work."""
+
+    def checks(self, gate: Gate) -> Sequence[Check]:
+        """What the gate asks of this kind of model beside what it asks of all."""
 
     def golden(self, dataset: Dataset) -> list[GoldenQuery]:
         """Queries of known answer, from the data that the model was trained on."""

@@ -17,6 +17,9 @@ import numpy.typing as npt
 ORGANIC_FAVOUR: Final = 0.85
 """Share of items found without us that come from a liked cluster; the rest is chance."""
 
+TITLE_TELLS: Final = 0.8
+"""Share of items whose title tells their cluster."""
+
 
 @dataclass(frozen=True, slots=True)
 class DomainPlan:
@@ -72,8 +75,16 @@ class World:
         self._rng = np.random.default_rng([seed, plan.users])
         self.cluster = self._rng.integers(plan.clusters, size=plan.items)
         self._label = self.cluster * len(plan.labels) // plan.clusters
+        self._nouns = self._called()
         self.affinity = self._tastes(np.arange(plan.clusters))
         self._consumed = np.zeros((plan.users, plan.items), dtype=bool)
+
+    def _called(self) -> list[str]:
+        """A noun for each item, four in five after its cluster: what is liked together is called alike, until tastes shift."""
+        nouns, rng = self.plan.nouns, np.random.default_rng(self.plan.items)
+        chance = rng.integers(len(nouns), size=self.plan.items)
+        after_cluster = rng.random(self.plan.items) < TITLE_TELLS
+        return [nouns[row] for row in np.where(after_cluster, self.cluster % len(nouns), chance).tolist()]
 
     def _tastes(self, order: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
         """Three liked clusters per user; clusters early in `order` are liked by more users."""
@@ -98,7 +109,7 @@ class World:
             {
                 "item_id": self.item_id(item),
                 "domain": plan.name,
-                "title": f"{ADJECTIVES[item % len(ADJECTIVES)]} {plan.nouns[item // 12 % 10]} {item // 120 + 1}",
+                "title": f"{ADJECTIVES[item % len(ADJECTIVES)]} {self._nouns[item]} {item // 120 + 1}",
                 "categories": [plan.labels[self._label[item]]],
             }
             for item in range(plan.items)

@@ -27,13 +27,14 @@ from online_models.errors import ArtifactError
 from retrain_workers.lora.base import BaseModel
 from retrain_workers.lora.cooccurrence import NO_WORDS, PlacedWords
 from retrain_workers.lora.decoder import Decoder
+from retrain_workers.lora.language_files import (
+    ADAPTER_CONFIG_FILE,
+    ADAPTER_FILES,
+    FIGURES_FILE,
+    TENSORS_FILE,
+    WORDS_FILE,
+)
 from retrain_workers.lora.training import derived_seed
-
-TENSORS_FILE: Final = "adapter_model.safetensors"
-CONFIG_FILE: Final = "adapter_config.json"
-FIGURES_FILE: Final = "lora.json"
-WORDS_FILE: Final = "lora_words.safetensors"
-ADAPTER_FILES: Final = (TENSORS_FILE, CONFIG_FILE, FIGURES_FILE, WORDS_FILE)
 
 ATTENTION: Final = ("q_proj", "v_proj")
 ALL_LINEAR: Final = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -111,7 +112,7 @@ class Adapter:
         """The artifact's files."""
         return {
             TENSORS_FILE: save(dict(sorted(self.tensors.items())), {"format": "pt"}),
-            CONFIG_FILE: msgspec.json.format(
+            ADAPTER_CONFIG_FILE: msgspec.json.format(
                 msgspec.json.encode(_peft_json(self.figures.shape, self._layers())), indent=1
             ),
             FIGURES_FILE: msgspec.json.format(msgspec.json.encode(self.figures), indent=1),

@@ -20,12 +20,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 
 from online_models.errors import ArtifactError
 from retrain_workers.lora.decoder import Decoder
+from retrain_workers.lora.language_files import CONFIG_FILE, TINY_FILES, VOCABULARY_FILE, WEIGHTS_FILE
 from retrain_workers.lora.prompts import Instruction, Prompt, Words
-
-CONFIG_FILE: Final = "config.json"
-WEIGHTS_FILE: Final = "model.safetensors"
-VOCABULARY_FILE: Final = "vocabulary.json"
-TINY_FILES: Final = (CONFIG_FILE, WEIGHTS_FILE, VOCABULARY_FILE)
 
 _HASHED: Final = ("*.safetensors", CONFIG_FILE, "tokenizer*.json", VOCABULARY_FILE)
 _CHUNK_BYTES: Final = 1 << 20

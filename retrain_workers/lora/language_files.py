@@ -1,17 +1,24 @@
-"""Which files of an artifact are its language model: the adapter, how its scores are used, its text statistics, and a tiny base.
+"""The names of a language model's files: in an artifact, and of a tiny base by itself. Known to those who never import torch.
 
 A tiny base goes with every version that uses it, a few MB, so that a version is whole; a mounted one is known by its hash.
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Final
 
-from online_models.errors import ArtifactError
 from online_models.language_scores import LANGUAGE_MODEL_FILE
 from online_models.text import TEXT_MODEL_FILE
-from retrain_workers.lora.adapters import ADAPTER_FILES
-from retrain_workers.lora.base import TINY_FILES, BaseModel
+
+TENSORS_FILE: Final = "adapter_model.safetensors"
+ADAPTER_CONFIG_FILE: Final = "adapter_config.json"
+FIGURES_FILE: Final = "lora.json"
+WORDS_FILE: Final = "lora_words.safetensors"
+ADAPTER_FILES: Final = (TENSORS_FILE, ADAPTER_CONFIG_FILE, FIGURES_FILE, WORDS_FILE)
+
+CONFIG_FILE: Final = "config.json"
+WEIGHTS_FILE: Final = "model.safetensors"
+VOCABULARY_FILE: Final = "vocabulary.json"
+TINY_FILES: Final = (CONFIG_FILE, WEIGHTS_FILE, VOCABULARY_FILE)
 
 _BASE: Final = "base_"
 
@@ -36,15 +43,3 @@ def tiny_base_of(files: Mapping[str, bytes]) -> dict[str, bytes]:
 def with_tiny_base(base: Mapping[str, bytes]) -> dict[str, bytes]:
     """The files of a tiny base as they lie in an artifact."""
     return {_BASE + name: content for name, content in base.items()}
-
-
-def base_of(files: Mapping[str, bytes], directory: Path | None, device: str) -> BaseModel:
-    """The base that an artifact's adapter was trained on: its own tiny one, or the mounted one.
-
-    Raises ArtifactError when there is neither; an adapter of another base is refused where it is used.
-    """
-    if tiny := tiny_base_of(files):
-        return BaseModel.of_files(tiny, device)
-    if directory is None:
-        raise ArtifactError("base model: expected one in the artifact or a `base_model_dir`, got neither")
-    return BaseModel.open(directory, device)

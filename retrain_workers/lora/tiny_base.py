@@ -17,10 +17,10 @@ from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from retrain_workers.attempt import Attempt
-from retrain_workers.lora.base import CONFIG_FILE, VOCABULARY_FILE, WEIGHTS_FILE
 from retrain_workers.lora.choices import ChoiceGroups
 from retrain_workers.lora.cooccurrence import UNSEEN, unseen_words, word_vectors
 from retrain_workers.lora.decoder import Decoder
+from retrain_workers.lora.language_files import CONFIG_FILE, VOCABULARY_FILE, WEIGHTS_FILE
 from retrain_workers.lora.objective import choice_losses, weighted_mean
 from retrain_workers.lora.packing import SHARED, Batch, Packer
 from retrain_workers.lora.prompts import Words

@@ -27,14 +27,15 @@ from online_models.language_scores import LANGUAGE_MODEL_FILE, LanguageModel
 from online_models.text import TEXT_MODEL_FILE, TextModel
 from retrain_workers.als import AlsModel
 from retrain_workers.attempt import Attempt
-from retrain_workers.calibration import fit_platt
+from retrain_workers.calibration import PLATT, Calibration, Platt, calibrate, calibration_check
 from retrain_workers.champions import Champion
 from retrain_workers.datasets import Dataset
 from retrain_workers.evaluation import Ranker, cases_of
+from retrain_workers.gate import Check, Gate
 from retrain_workers.impressions import Impressions
-from retrain_workers.lora.adapters import Adapter
+from retrain_workers.lora.adapters import Adapter, Blend
 from retrain_workers.lora.base import BaseModel
-from retrain_workers.lora.choices import ChoiceGroups, choices_of, decayed, with_replay
+from retrain_workers.lora.choices import TAKEN, ChoiceGroups, choices_of, decayed, with_replay
 from retrain_workers.lora.fitting import train_adapter
 from retrain_workers.lora.language_files import tiny_base_of, with_tiny_base
 from retrain_workers.lora.prompts import Words, item_text, words_of
@@ -43,12 +44,12 @@ from retrain_workers.lora.scoring import Scorer
 from retrain_workers.lora.tiny_base import Pretraining, pretrain
 from retrain_workers.references import Places
 from retrain_workers.sampling import negatives
-from retrain_workers.splits import Split, split
+from retrain_workers.splits import split
 from retrain_workers.training_data import TrainingData
 
 VALIDATION_SHARE: Final = 0.15
-"""Of the positive events that may be learned from: the last, on which the language model's weight is fitted; fewer where fewer are
-newer than the champion."""
+"""Of the positive events that may be learned from: the last, on which the language model's weight is fitted; fewer where fewer
+are newer than the champion."""
 
 BASE_SHARE: Final = 0.6
 """Of the choices before those: the first, which a tiny base is made of."""
@@ -91,6 +92,7 @@ class LoraModel:
     adapter: Adapter
     texts: Texts
     use: LanguageModel
+    calibration: Calibration
     job: TrainLora
     start: Start
 
@@ -138,6 +140,15 @@ class LoraModel:
         blend = self.adapter.figures.blend
         assert blend is not None, "a job without one is given up"
         return LoraRanker(self.champion.ranker, self.scorer, self.items, blend, self.job.candidates)
+
+    def checks(self, gate: Gate) -> list[Check]:
+        """That its probabilities hold, and that it has anything to say: one that counts for nothing only costs."""
+        weight = self.use.weight
+        detail = f"the language model counts {weight:.3f} beside the recommender, more than 0 needed"
+        return [
+            calibration_check(self.calibration, gate.calibration_error),
+            Check("language_model", weight, 0.0, weight > 0, detail),
+        ]
 
     def places(self, dataset: Dataset) -> Places:
         """In the space of the champion's factors."""
@@ -208,6 +219,23 @@ class LoraTrainer:
         """Every adapter begins at the base."""
         return
 
+    def rival(self, data: TrainingData) -> Ranker:
+        """The champion with the language model that it has, if it has one."""
+        files, texts = self.champion.files, Texts.of(data.catalogue)
+        if LANGUAGE_MODEL_FILE not in files:
+            return self.champion.ranker
+        tiny, adapter = tiny_base_of(files), Adapter.of_files(files)
+        base = BaseModel.of_files(tiny, self.device) if tiny else self._mounted()
+        blend = adapter.figures.blend
+        assert blend is not None, "no version is published without one"
+        items = ItemTexts.of(texts.ids, self.job.recent)
+        return LoraRanker(self.champion.ranker, Scorer(base, texts.texts, adapter), items, blend, self.job.candidates)
+
+    def _mounted(self) -> BaseModel:
+        if self.base_model_dir is None:
+            raise TrainingError("expected the base model of the champion's adapter in `base_model_dir`, got none")
+        return BaseModel.open(self.base_model_dir, self.device)
+
     def fit(self, data: TrainingData, attempt: Attempt) -> LoraModel:
         """Train on all of the data.
 
@@ -228,38 +256,28 @@ class LoraTrainer:
         old = groups.take(np.arange(len(groups) - len(new)))
         learned = decayed(with_replay(new, old, self.job.replay_share, self.job.seed), self.half_life_days)
         adapter = train_adapter(base, texts.texts, learned, later, self.job, attempt)
-        return self._fitted(
-            LoraModel(self.champion, base, base_files, adapter, texts, LanguageModel(0.0), self.job, start),
-            parts,
-            later,
-            data,
-        )
-
-    def _fitted(self, model: LoraModel, parts: Split, later: ChoiceGroups, data: TrainingData) -> LoraModel:
-        """With the weight and the calibration that the validation part tells."""
-        cases = cases_of(parts)
-        blend = fitted_blend(self.champion.ranker, model.scorer, model.items, cases, self.job.candidates)
+        scorer, items = Scorer(base, texts.texts, adapter), ItemTexts.of(texts.ids, self.job.recent)
+        blend = fitted_blend(self.champion.ranker, scorer, items, cases_of(parts), self.job.candidates)
         if blend is None:
             raise TrainingError("expected users who later took one of the champion's candidates, got too few of them")
-        scores = np.array(model.scorer.score_users(later.histories(), later.candidates), np.float64)
-        slope, intercept = calibrated(scores, data.impressions)
-        figures = msgspec.structs.replace(model.adapter.figures, blend=blend)
+        calibration = calibration_of(scorer, later)
         return LoraModel(
-            model.champion,
-            model.base,
-            model.base_files,
-            replace(model.adapter, figures=figures),
-            model.texts,
-            LanguageModel(blend.language_model, slope, intercept),
-            model.job,
-            model.start,
+            champion=self.champion,
+            base=base,
+            base_files=base_files,
+            adapter=replace(adapter, figures=msgspec.structs.replace(adapter.figures, blend=blend)),
+            texts=texts,
+            use=use_of(blend, calibration, data.impressions, self.job.group_size),
+            calibration=calibration,
+            job=self.job,
+            start=start,
         )
 
     def _base(
         self, texts: Texts, groups: ChoiceGroups, attempt: Attempt
     ) -> tuple[BaseModel, Mapping[str, bytes], Start]:
         if self.base_model_dir is not None:
-            return BaseModel.open(self.base_model_dir, self.device), {}, Start.WARM
+            return self._mounted(), {}, Start.WARM
         files, start = tiny_base_of(self.champion.files), Start.WARM
         if not files or new_words(BaseModel.of_files(files).prompt, texts.texts) > MOST_NEW_WORDS:
             past = groups.take(np.arange(round(BASE_SHARE * len(groups)))[-MOST_BASE_CHOICES:])
@@ -293,21 +311,34 @@ def groups_of(
     )
 
 
-def calibrated(scores: F64, impressions: Impressions | None) -> tuple[float, float]:
-    """Slope and intercept of the log-odds that a shown item is taken, by scores (n, c) of choices, the taken one first.
-
-    In a choice of c one is taken; of what is shown as many as the impressions tell, so that the intercept moves by
-    logit(rate) - logit(1 / c) (King and Zeng 2001).
-    """
+def calibration_of(scorer: Scorer, choices: ChoiceGroups) -> Calibration:
+    """Of the log-odds that a candidate is the one taken, by later choices."""
+    scores = np.array(scorer.score_users(choices.histories(), choices.candidates), np.float64)  # (n, c)
     labels = np.zeros(scores.shape)
-    labels[:, 0] = 1
-    found = fit_platt(scores.ravel(), labels.ravel())
-    shown = 0 if impressions is None else len(impressions)
-    if not shown:
-        return found.slope, found.intercept
-    assert impressions is not None
-    rate = (impressions.clicked.sum() + 1) / (shown + 2)
-    return found.slope, found.intercept + float(_logit(rate) - _logit(1 / scores.shape[1]))
+    labels[:, TAKEN] = 1
+    return calibrate(scores.ravel(), labels.ravel(), only=PLATT)
+
+
+def use_of(blend: Blend, calibration: Calibration, impressions: Impressions | None, candidates: int) -> LanguageModel:
+    """How readers use the scores: their weight, and the log-odds of a shown item, whose rate is that of the impressions."""
+    assert isinstance(calibration.calibrator, Platt), "no other was asked for"
+    intercept = calibration.calibrator.intercept + shift_of(impressions, candidates)
+    return LanguageModel(blend.language_model, calibration.calibrator.slope, intercept)
+
+
+def shift_of(impressions: Impressions | None, candidates: int) -> float:
+    """What the log-odds of an item that stands beside so many candidates differ by from those of one that is shown.
+
+    Of c candidates one is taken, of what is shown as many as the impressions tell: logit(rate) - logit(1 / c); 0 without any.
+
+    References
+    ----------
+    King, Zeng: Logistic regression in rare events data. Political Analysis 9, 2001 (prior correction).
+    """
+    if impressions is None or not len(impressions):
+        return 0.0
+    rate = (impressions.clicked.sum() + 1) / (len(impressions) + 2)
+    return _logit(rate) - _logit(1 / candidates)
 
 
 def _logit(rate: float) -> float:

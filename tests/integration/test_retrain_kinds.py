@@ -80,6 +80,15 @@ def test_a_language_model_stands_beside_the_champion_and_goes_with_its_successor
     assert loaded.language_model.version == second.version
     carried = {file.name: file.sha256 for file in second.files if file.name in LANGUAGE_FILES}
     assert carried.items() <= {file.name: file.sha256 for file in third.files}.items()
+    promote(workshop, third.version)
+
+    time_passes(workshop, 3)
+    fourth = published(workshop, "fourth", LORA)
+    assert (fourth.start, fourth.language_model) == ("warm", fourth.version)  # another adapter of the same base
+    bases = [
+        {file.name: file.sha256 for file in each.files if file.name.startswith("base_")} for each in (second, fourth)
+    ]
+    assert bases[0] == bases[1] != {}
 
 
 def scores_are_there(workshop: Workshop, version: ModelVersion, k: int) -> None:

@@ -12,7 +12,6 @@ from transformers import AutoModelForCausalLM
 from online_models.contracts.jobs import LoraProfile, TrainLora
 from online_models.errors import ArtifactError
 from retrain_workers.lora.adapters import (
-    ADAPTER_FILES,
     ALL_LINEAR,
     Adapter,
     AdapterShape,
@@ -23,6 +22,7 @@ from retrain_workers.lora.adapters import (
 )
 from retrain_workers.lora.base import BaseModel
 from retrain_workers.lora.cooccurrence import NO_WORDS, PlacedWords
+from retrain_workers.lora.language_files import ADAPTER_FILES
 from retrain_workers.lora.packing import Batch, Packer
 from retrain_workers.lora.scoring import Scorer
 from tests.unit.retrain_workers.lora.little_world import SIZE, TEXTS, untrained

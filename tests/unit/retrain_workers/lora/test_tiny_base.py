@@ -8,10 +8,11 @@ import pytest
 from online_models.errors import ArtifactError
 from retrain_workers.attempt import Unwatched
 from retrain_workers.lora.adapters import Adapter
-from retrain_workers.lora.base import TINY_FILES, WEIGHTS_FILE, BaseModel
+from retrain_workers.lora.base import BaseModel
 from retrain_workers.lora.choices import ChoiceGroups
 from retrain_workers.lora.cooccurrence import F32, placed_words, word_vectors
 from retrain_workers.lora.fitting import Recipe, fit
+from retrain_workers.lora.language_files import TINY_FILES, WEIGHTS_FILE
 from retrain_workers.lora.prompts import Words
 from retrain_workers.lora.scoring import Scorer
 from retrain_workers.lora.tiny_base import Pretraining, pretrain
