@@ -9,8 +9,9 @@ from safetensors.torch import save
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from retrain_workers.attempt import Unwatched
+from retrain_workers.lora.base import BaseModel
 from retrain_workers.lora.choices import ChoiceGroups
-from retrain_workers.lora.language_files import CONFIG_FILE, VOCABULARY_FILE, WEIGHTS_FILE, BaseModel
+from retrain_workers.lora.language_files import CONFIG_FILE, VOCABULARY_FILE, WEIGHTS_FILE
 from retrain_workers.lora.prompts import Words
 from retrain_workers.lora.tiny_base import TinySize, config_of
 
