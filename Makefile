@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 STAMP := .venv/.penstock-installed
 
-.PHONY: help setup demo test check bench clean
+.PHONY: help setup demo test slow check bench clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -19,6 +19,9 @@ demo: $(STAMP) ## run the whole loop here (ARGS=--exit to stop at its end)
 
 test: $(STAMP) ## run the tests (ARGS="-k drift" and the like go to pytest)
 	@scripts/test $(ARGS)
+
+slow: $(STAMP) ## run the tests that take more than a few seconds each
+	@scripts/test -m slow $(ARGS)
 
 check: $(STAMP) ## format, lint, types, import contracts
 	@scripts/check

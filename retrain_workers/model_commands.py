@@ -7,10 +7,16 @@ import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from pathlib import Path
 
+import numpy as np
+
+from online_models.contracts.events import TYPE_CODES, EventType
 from online_models.contracts.ids import ModelName, ModelVersion
+from online_models.contracts.jobs import Start, TrainAls, TrainTwoTower
 from retrain_workers.app import Stores, retention_of, rules_of, tracker_of
 from retrain_workers.collection import collect_model, collectable
+from retrain_workers.datasets import dataset_of, refuse_too_little
 from retrain_workers.garbage import Retention
 from retrain_workers.head_to_head import HeadToHead, head_to_head, lines_of
 from retrain_workers.job_rules import TrainingRules, TrainingStores
@@ -51,6 +57,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     compare = commands.add_parser("compare", help="rank the same later events by two versions")
     _name_versions(compare, "first", "second")
     compare.set_defaults(answer=compare_models)
+    report = commands.add_parser(
+        "report", help="fit each kind of model to the stored events and compare them: Markdown, JSON, plot"
+    )
+    report.add_argument("model", help="such as movies")
+    report.add_argument("--out", type=Path, default=Path("comparison"), metavar="DIR", help="(default: comparison)")
+    report.set_defaults(answer=report_models)
     gc = commands.add_parser("gc", help="remove the artifacts that nothing needs any more")
     gc.add_argument("model", nargs="?", help="one model only, such as movies")
     gc.add_argument("--dry-run", action="store_true", help="only say what would go")
@@ -104,6 +116,25 @@ def compare_models(options: argparse.Namespace, bench: Bench) -> list[str]:
     first, second = (record.kept(name) for name in (options.first, options.second))
     found = bench.compare(record.model, first, second, bench.stores, rules_of(bench.settings))
     return [record.model, *lines_of(first, second, found)]
+
+
+def report_models(options: argparse.Namespace, bench: Bench) -> list[str]:
+    """ALS, two towers, boosted trees and popularity on the events that are stored; paths of the report's files.
+
+    Raises TrainingError when there are too few events to compare anything.
+    """
+    from retrain_workers.comparison import compare, contenders  # they bring torch and scikit-learn
+    from retrain_workers.report_files import write_comparison
+
+    model, rules = ModelName(options.model), rules_of(bench.settings)
+    interactions = bench.stores.interactions.interactions(model)
+    dataset = dataset_of(interactions)
+    refuse_too_little(dataset, rules.min_positive_events, rules.min_items)
+    catalogue = {item.item_id: item for item in bench.stores.interactions.items(model)}
+    ratings = np.where(interactions.type == TYPE_CODES[EventType.RATING], interactions.value, np.nan)
+    models = contenders(TrainAls(), bench.settings.recency_half_life_events, catalogue, TrainTwoTower(start=Start.COLD))
+    found = compare(dataset, models, min_users=rules.gate.min_users, ratings=ratings)
+    return [str(path) for path in write_comparison(found, options.out, model)]
 
 
 def collect_garbage(options: argparse.Namespace, bench: Bench) -> list[str]:

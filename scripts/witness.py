@@ -107,14 +107,21 @@ class Witness:
         found = self.rows(sql, model, canary)
         return str(found[0][0]) if found else ""
 
-    def adapter(self, model: str) -> str:
-        """The newest version that brought a language model of its own, and is promoted or rolled back; empty until then."""
+    def language_model(self, model: str) -> str:
+        """What became of the first training of a model's language model; empty while that is open."""
+        jobs = "SELECT id, state, error FROM retrain_jobs WHERE model = %s AND kind = 'lora' ORDER BY id LIMIT 1"
+        found = self.rows(jobs, model)
+        if not found or found[0][1] in ("queued", "running"):
+            return ""
+        if found[0][1] != "done":
+            return f"not published: {found[0][2]}"
         sql = (
-            "SELECT canary FROM rollouts AS r JOIN model_versions AS v ON v.model = r.model AND v.version = r.canary"
-            " WHERE r.model = %s AND v.manifest ->> 'kind' = 'lora' AND phase IN ('promoted', 'rolled_back') ORDER BY r.id DESC"
+            "SELECT canary, phase FROM rollouts AS r"
+            " JOIN model_versions AS v ON v.model = r.model AND v.version = r.canary"
+            " WHERE r.model = %s AND v.manifest ->> 'job_id' = %s AND phase NOT IN ('preparing', 'ramping', 'paused')"
         )
-        found = self.rows(sql, model)
-        return str(found[0][0]) if found else ""
+        rollouts = self.rows(sql, model, str(found[0][0]))
+        return f"{str(rollouts[0][1]).replace('_', ' ')} as {rollouts[0][0]}" if rollouts else ""
 
     def stored(self) -> int:
         """How many events are in PostgreSQL."""

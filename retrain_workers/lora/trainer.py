@@ -54,7 +54,7 @@ are newer than the champion."""
 BASE_SHARE: Final = 0.6
 """Of the choices before those: the first, which a tiny base is made of."""
 
-MOST_BASE_CHOICES: Final = 6_000
+MOST_BASE_CHOICES: Final = 4_000
 MOST_NEW_WORDS: Final = 0.1
 """A tiny base to which a larger share of the catalogue's words is new is made again."""
 

@@ -224,16 +224,17 @@ def test_the_queue_can_be_looked_at(works: Works) -> None:
     assert msgspec.json.decode(raw, type=list[JobStatus]) == works.stores.queue.statuses(MOVIES, 1)
 
 
-def test_two_workers_publish_each_of_fifty_jobs_once(works: Works) -> None:
-    models = [ModelName(f"shop-{number}") for number in range(50)]
+@pytest.mark.parametrize("jobs", [10, pytest.param(50, marks=pytest.mark.slow)])
+def test_two_workers_publish_each_of_many_jobs_once(works: Works, jobs: int) -> None:
+    models = [ModelName(f"shop-{number}") for number in range(jobs)]
     for number, model in enumerate(models):
         works.stores.interactions.write([as_batch(clustered_events(number, model, events=80))])
         works.submit(SHORT, model)
     with works.worker("--once") as one, works.worker("--once") as other:
         assert [worker.wait(300) for worker in (one, other)] == [0, 0]
     published = [works.versions(model) for model in models]
-    assert [len(versions) for versions in published] == [1] * 50
-    assert len({version for versions in published for version in versions}) == 50
-    assert works.stores.queue.states()[JobState.DONE] == 50
+    assert [len(versions) for versions in published] == [1] * jobs
+    assert len({version for versions in published for version in versions}) == jobs
+    assert works.stores.queue.states()[JobState.DONE] == jobs
     both = {line.split("worker=")[1].split()[0] for line in works.log().splitlines() if "job.claimed" in line}
     assert len(both) == 2
