@@ -17,10 +17,10 @@ from typing import Any, Final
 
 from flows.labelled_scores import ONE, Auc, Labelled, auc, calibration_error, coarse, packed, unpacked
 from flows.triggers import LANGUAGE_MODEL, Family, Signal
+from online_models.contracts.events import LANGUAGE_FEATURE
 from online_models.contracts.ids import ModelName, ModelVersion
 from online_models.ports import FeatureWindowRow
 
-SCORE_FEATURE: Final = "llm_score"
 """The feature of an impression that holds the score: the calibrated log-odds that the item is taken."""
 
 REFERENCE_WINDOWS: Final = 4
@@ -216,7 +216,7 @@ class DelayedLabels:
 
 def of_labels(row: FeatureWindowRow) -> bool:
     """Whether a row is of scores and labels, not of a declared feature: its window is a version's own."""
-    return row.feature.startswith(f"{SCORE_FEATURE}@")
+    return row.feature.startswith(f"{LANGUAGE_FEATURE}@")
 
 
 def _row(
@@ -241,13 +241,13 @@ def _row(
         statistics["reference_auc"] = fell.reference.value
         verdict = "drift" if fell.certain else "stable"
         then = f"{fell.reference.value:.3f} ± {fell.reference.error:.3f} as it went live"
-        why = f"{SCORE_FEATURE}@{version}: {verdict}, AUC {value:.3f} ± {error:.3f}, {then}"
+        why = f"{LANGUAGE_FEATURE}@{version}: {verdict}, AUC {value:.3f} ± {error:.3f}, {then}"
     labels, counts = coarse(window)
     return FeatureWindowRow(
         model,
         start_ms,
         end_ms,
-        f"{SCORE_FEATURE}@{version}",
+        f"{LANGUAGE_FEATURE}@{version}",
         "numeric",
         version,
         events=window.shown,

@@ -35,7 +35,7 @@ class Champion:
     """What is known of a model's champion.
 
     cold : whether its training began from nothing; towers : whether there are towers to go on from
-    trained_until_ms : event time that its data end at
+    trained_until_ms : newest event that its recommender has learned from
     language_model : whether it has an adapter
     """
 
@@ -52,7 +52,7 @@ class Champion:
             manifest.version,
             manifest.start != Start.WARM.value,
             any(file.name == TWO_TOWER_FILE for file in manifest.files),
-            manifest.data_window.end_ms,
+            manifest.known_until_ms,
             manifest.language_model is not None,
         )
 

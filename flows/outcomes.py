@@ -18,10 +18,10 @@ from bytewax.dataflow import Stream, operator
 from bytewax.operators import KeyedStream, StatefulBatchLogic
 
 from flows.admission import Admitted
-from flows.delayed_labels import SCORE_FEATURE, DelayedLabels
+from flows.delayed_labels import DelayedLabels
 from flows.settings import FlowSettings
 from flows.triggers import Family, Signal
-from online_models.contracts.events import EVENT_TYPES, Event, EventType
+from online_models.contracts.events import EVENT_TYPES, LANGUAGE_FEATURE, Event, EventType
 from online_models.contracts.ids import ModelName, ModelVersion
 from online_models.contracts.rollouts import VariantWindow
 from online_models.drift.adwin import Adwin
@@ -140,7 +140,7 @@ class Outcomes:
         if request is None:
             request = self._open[event.request_id] = _request(outcome)
         request.shown.add(event.item_id)
-        score = event.features.get(SCORE_FEATURE) if event.features else None
+        score = event.features.get(LANGUAGE_FEATURE) if event.features else None
         if score is not None and isinstance(score, (float, int)) and isfinite(score):
             request.scores[event.item_id] = float(score)
         for item, ts_ms in self._early.pop(event.request_id, []):

@@ -103,11 +103,13 @@ class SegmentScores:
     """What the language model says of new items to segments of users.
 
     centroids : float32 (segments, k), of length 1 or 0; items : uint64 (n,), their hashes; scores : float32 (segments, n)
+    space : SHA-256 of the factors whose space the centroids lie in: a refit has other axes
     """
 
     centroids: F32
     items: Hashes
     scores: F32
+    space: str
 
     def of(self, vector: F32) -> npt.NDArray[np.void]:
         """SCORE (n,) for a user by their long vector (k,): of the segment whose centroid points most the same way."""
@@ -118,16 +120,20 @@ class SegmentScores:
 
     def encode(self) -> bytes:
         """As bytes (safetensors)."""
-        return save({"centroids": self.centroids, "items": self.items, "scores": self.scores})
+        space = np.frombuffer(self.space.encode(), np.uint8)
+        return save({"centroids": self.centroids, "items": self.items, "scores": self.scores, "space": space})
 
     @classmethod
-    def decode(cls, raw: bytes, k: int) -> Self:
-        """From `encode`, for vectors (k,). Raises StoreError when the bytes are torn or of another space."""
+    def decode(cls, raw: bytes, k: int, space: str) -> Self:
+        """From `encode`, for vectors (k,) of a space. Raises StoreError when the bytes are torn or of another space."""
         try:
             tensors = load(raw)
-            read = cls(tensors["centroids"], tensors["items"], tensors["scores"])
-        except (SafetensorError, KeyError) as error:
+            told = tensors["space"].tobytes().decode()
+            read = cls(tensors["centroids"], tensors["items"], tensors["scores"], told)
+        except (SafetensorError, KeyError, UnicodeDecodeError) as error:
             raise StoreError(f"segments: expected what `SegmentScores.encode` gives: {error!r}") from error
+        if read.space != space:
+            raise StoreError(f"segments: expected the space of factors {space[:12]}, got {read.space[:12]}")
         segments, n = len(read.centroids), len(read.items)
         if read.centroids.shape != (segments, k) or read.scores.shape != (segments, n) or not segments:
             raise StoreError(

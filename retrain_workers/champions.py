@@ -14,7 +14,7 @@ from online_models.learner import TWO_TOWER_FILE
 from online_models.ports import ArtifactStore, ModelRegistry
 from online_models.two_tower import UserTower
 from retrain_workers.als import AlsModel
-from retrain_workers.evaluation import Ranker
+from retrain_workers.served_ranker import ServedRanker
 
 _LOG = logging.getLogger(__name__)
 
@@ -25,10 +25,10 @@ class Champion:
 
     manifest: Manifest
     files: Mapping[str, bytes]
-    ranker: Ranker
+    ranker: ServedRanker
 
 
-def ranker_of(manifest: Manifest, files: Mapping[str, bytes]) -> Ranker:
+def ranker_of(manifest: Manifest, files: Mapping[str, bytes]) -> ServedRanker:
     """A version's recommender at work, see `ServedRanker`.
 
     Raises ArtifactError when the files are not those of a version of a known kind.

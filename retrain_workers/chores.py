@@ -71,7 +71,7 @@ def tidying(
 
 
 def mirroring(outbox: RegistryOutbox, registry: ModelRegistry, tracker: Tracker | None) -> Chore:
-    """Tells a tracking server what has happened in the registry; without one, forgets what it would have been told."""
+    """Tells a tracking server what has happened in the registry, where one is known; keeps the outbox from growing."""
     return Chore("mirroring", MIRROR_EVERY, lambda _: _mirrored(outbox, registry, tracker))
 
 

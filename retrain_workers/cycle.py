@@ -75,7 +75,7 @@ def run_job(
         model = trainer.fit(data, Part(attempt, "whole"))
     candidate = make_candidate(job, trainer, model, learned, judged.report.metrics(), champion)
     prepared = prepare(stores.artifacts, candidate, job, parent, now)
-    return _tested(job, prepared, judged.report, stores, rules, model, learned, attempt)
+    return _tested(job, prepared, judged.report, stores, rules, model, data, attempt)
 
 
 def judged_settings(
@@ -109,7 +109,11 @@ def evaluate(trainer: Trainer, data: TrainingData, champion: Champion | None, ga
     attempt.report("gate")
     ours, depth = model.ranker(), depth_of(parts.history)
     theirs = None if champion is None else rival_of(trainer, champion, known)
-    old = [] if window is None else old_regime_cases(data.dataset, window.end_ms, trainer.holdout_fraction)
+    old = (
+        []
+        if champion is None
+        else old_regime_cases(data.dataset, champion.manifest.known_until_ms, trainer.holdout_fraction)
+    )
     report = judge(
         score(ours, cases, depth),
         score(theirs, cases, depth) if theirs is not None else None,
@@ -151,6 +155,7 @@ def make_candidate(
     elif champion is not None and (carried := language_files(champion.files)):
         files |= carried
         language_model = champion.manifest.language_model
+    recommender = champion.manifest if champion is not None and trainer.kind == JobKind.LORA else None
     return Candidate(
         kind=trainer.kind,
         files=files,
@@ -163,6 +168,7 @@ def make_candidate(
         start=model.start,
         snapshot_sha256=data.snapshot_sha256,
         language_model=language_model,
+        recommender_until_ms=None if recommender is None else recommender.known_until_ms,
     )
 
 

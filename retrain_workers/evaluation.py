@@ -130,16 +130,17 @@ def parts_and_cases(
     if champion is None:
         parts = split(dataset, holdout_fraction)
         return parts, unaided_cases(parts, min_users)
-    parts = _newest(dataset, holdout_fraction, champion.end_ms + 1, new_share)
+    parts = newest(dataset, holdout_fraction, champion.end_ms + 1, new_share)
     cases = unaided_cases(parts, min_users)
     if len(cases) < min_users and champion.events > 0:
         known_ms = int(np.sort(dataset.ts_ms)[min(champion.events, len(dataset)) - 1])
-        parts = _newest(dataset, holdout_fraction, min(champion.end_ms, known_ms) + 1, new_share)
+        parts = newest(dataset, holdout_fraction, min(champion.end_ms, known_ms) + 1, new_share)
         cases = unaided_cases(parts, min_users)
     return parts, cases
 
 
-def _newest(dataset: Dataset, holdout_fraction: float, since_ms: int, new_share: float) -> Split:
+def newest(dataset: Dataset, holdout_fraction: float, since_ms: int, new_share: float = NEW_SHARE) -> Split:
+    """The split that holds out the newest positive events, none before a time, and of those since then at most a share."""
     positive = dataset.ts_ms[dataset.strength > 0]
     new = np.count_nonzero(positive >= since_ms)
     return split(dataset, min(holdout_fraction, new_share * new / max(1, len(positive))), since_ms)

@@ -3,8 +3,8 @@
 - Publishing and promoting only write the outbox, in their own transaction. Idle workers empty it, within a time; a server that is
   away costs a postponed entry and a log line.
 - What is sent is a version as it is now, not the event: an entry delivered twice or late does no harm.
-- Nobody reads an outbox without a server, so it is emptied; with one it keeps its youngest entries, however long the server
-  is away. `refill` has everything sent again.
+- An outbox keeps its youngest entries, however long the server is away, or whether any worker knows of one. `refill` has
+  everything sent again.
 """
 
 import logging
@@ -62,10 +62,10 @@ def mirror(
 
     tracker : None where no server is configured
     """
-    if tracker is None:
-        return Mirrored(forgotten=outbox.trim(0))
-    deadline = time.monotonic() + limit.total_seconds()
     done = Mirrored(forgotten=outbox.trim(LIMIT))
+    if tracker is None:  # another worker may know of one
+        return done
+    deadline = time.monotonic() + limit.total_seconds()
     while time.monotonic() < deadline and (entries := outbox.claim(_LEASE, _BATCH)):
         done = _send(done, entries, outbox, registry, tracker, deadline)
     return done

@@ -40,6 +40,7 @@ class Candidate:
     start: str = ""
     snapshot_sha256: str = ""
     language_model: ModelVersion | None = None
+    recommender_until_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +92,7 @@ def manifest_of(candidate: Candidate, job: RetrainJob, parent: ModelVersion | No
         start=candidate.start,
         snapshot_sha256=candidate.snapshot_sha256,
         language_model=candidate.language_model,
+        recommender_until_ms=candidate.recommender_until_ms,
     )
 
 

@@ -43,15 +43,21 @@ class ServedRanker:
 
     def top(self, histories: Sequence[UserHistory], count: int) -> list[Hashes]:
         """See `evaluation.Ranker`."""
+        return [found for found, _ in self.ranked(histories, count)]
+
+    def ranked(self, histories: Sequence[UserHistory], count: int) -> list[tuple[Hashes, F32]]:
+        """The best unseen items and their scores, (<= count,) each; popularity's are minus the log of the place."""
         many = np.array([len(history.recent) for history in histories], np.int64)
         queries = self._fold_ins.queries(concatenated([history.recent for history in histories]), many)
         return [self._best(history, query, count) for history, query in zip(histories, queries, strict=True)]
 
-    def _best(self, history: UserHistory, queries: F32, count: int) -> Hashes:
+    def _best(self, history: UserHistory, queries: F32, count: int) -> tuple[Hashes, F32]:
         if not (self._index.rows(history.recent["item"]) >= 0).any():
-            return self._popularity.unseen(history, count)
+            popular = self._popularity.unseen(history, count)
+            return popular, -np.log1p(np.arange(len(popular), dtype=np.float32))
         scores = self._factors @ combined_query(_WEIGHTS, queries)  # (items,)
         tower = self._fold_ins.tower_query(history.recent)
         if tower is not None and self._towers is not None:
             scores += self._towers @ (_WEIGHTS[_TOWER] * tower)
-        return self._hashes[als.top_k(scores, count, self._index.rows(history.seen["item"]))]
+        best = als.top_k(scores, count, self._index.rows(history.seen["item"]))
+        return self._hashes[best], scores[best]

@@ -195,6 +195,7 @@ def _keep(snapshot: Snapshot) -> None:
     aside = snapshot.directory / f"{ASIDE}{os.getpid()}-{os.urandom(4).hex()}"
     with aside.open("wb") as file:
         file.write(msgspec.json.encode(list(snapshot.partitions)))
+        file.flush()
         os.fsync(file.fileno())
     os.replace(aside, _manifest(snapshot))
     descriptor = os.open(snapshot.directory, os.O_RDONLY)

@@ -145,4 +145,4 @@ class TwoTowerTrainer:
             return None, None, None
         files = self.champion.files
         items = msgspec.json.decode(files["items.json"], type=list[str])
-        return load(files[two_tower.TRAINING_FILE]), items, self.champion.manifest.data_window.end_ms
+        return load(files[two_tower.TRAINING_FILE]), items, self.champion.manifest.known_until_ms

@@ -105,9 +105,20 @@ def trainer_for(payload: JobPayload, champion: Champion | None, rules: TrainerRu
             from retrain_workers.lora.trainer import LoraTrainer
 
             _use_threads(rules.threads)
-            return LoraTrainer(payload, champion, rules.base_model_dir, rules.device)
+            return LoraTrainer(payload, champion, rules.base_model_dir, device_of(rules.device))
         case _:
             assert_never(payload)
+
+
+def device_of(name: str) -> str:
+    """`cpu` or `cuda` of a setting that may be `auto`. Raises TrainingError when it asks for a device that is not there."""
+    import torch
+
+    if name != "cpu" and torch.cuda.is_available():
+        return "cuda"
+    if name == "cuda":
+        raise TrainingError("expected a CUDA device, as the setting `device` says; got none")
+    return "cpu"
 
 
 def _use_threads(count: int) -> None:

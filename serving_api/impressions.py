@@ -20,7 +20,7 @@ from typing import Final
 import msgspec
 from prometheus_client import Counter
 
-from online_models.contracts.events import Event, EventType, FeatureValue
+from online_models.contracts.events import LANGUAGE_FEATURE, Event, EventType, FeatureValue
 from online_models.contracts.ids import ModelName, UserId
 from online_models.ports import EventLog
 from serving_api.instruments import Instruments
@@ -32,9 +32,6 @@ CLOSE_SECONDS: Final = 30.0
 ANSWERS_PER_APPEND: Final = 1_000
 MOST_ITEMS: Final = 0x10000
 """Items of one request: their places are the last four digits of their impressions' ids."""
-
-LANGUAGE_FEATURE: Final = "llm_score"
-"""Name of the feature of an impression that tells what the language model said of its item."""
 
 _LOOK_SECONDS: Final = 0.005
 

@@ -122,9 +122,9 @@ class Views:
 
 def _segments(raw: bytes | None, loaded: LoadedVersion) -> SegmentScores | None:
     try:
-        return None if raw is None else SegmentScores.decode(raw, loaded.k)
+        return None if raw is None else SegmentScores.decode(raw, loaded.k, loaded.manifest.space)
     except StoreError as error:
-        log.warning("segment_scores_torn version=%s error=%s", loaded.version, error)
+        log.warning("segment_scores_unusable version=%s error=%s", loaded.version, error)
         return None
 
 

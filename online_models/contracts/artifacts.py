@@ -13,6 +13,8 @@ from online_models.contracts.jobs import JobKind
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 
+FACTORS_FILE = "factors.safetensors"
+
 KINDS = tuple(JobKind)
 """Of a version. Each is a whole recommender: the latter two hold ALS factors as well."""
 
@@ -98,6 +100,19 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """Of the data as they were read, see `retrain_workers.snapshots`; empty in older manifests."""
     language_model: ModelVersion | None = None
     """The version under whose name the scores of its language model are in Redis; None without one."""
+    recommender_until_ms: int | None = None
+    """Newest event that factors and towers have learned from, where it is not the end of `data_window`: an adapter carries older
+    ones."""
+
+    @property
+    def space(self) -> str:
+        """SHA-256 of its factors' file: vectors of versions with the same one may be compared. Empty without factors."""
+        return next((file.sha256 for file in self.files if file.name == FACTORS_FILE), "")
+
+    @property
+    def known_until_ms(self) -> int:
+        """Newest event that factors and towers have learned from, epoch ms."""
+        return self.data_window.end_ms if self.recommender_until_ms is None else self.recommender_until_ms
 
 
 def encode_manifest(manifest: Manifest) -> bytes:

@@ -248,6 +248,10 @@ class Reject:
     length: int
 
 
+LANGUAGE_FEATURE = "llm_score"
+"""Feature of an impression that tells what a language model said of its item: calibrated log-odds that it is taken."""
+
+
 class Item(msgspec.Struct, frozen=True, omit_defaults=True):
     """One catalogue entry: what an item is called and what it is. The line format of a catalogue file.
 

@@ -353,17 +353,17 @@ ORDER BY id DESC LIMIT %(count)s;
 SELECT pg_advisory_xact_lock(hashtextextended('penstock.budget', 0));
 
 -- name: select_spent
--- CPU seconds of the current UTC day: used by jobs that were last heard of today, or reserved by those that run; and the champion.
+-- CPU seconds of other jobs that were last heard of on the current UTC day, used or reserved; and the champion.
 SELECT
     coalesce(sum(
         greatest(
             (cost ->> 'cpu_seconds')::double precision,
-            CASE WHEN state = 'running' AND id <> %(id)s THEN (estimate ->> 'cpu_seconds')::double precision END
+            CASE WHEN state = 'running' THEN (estimate ->> 'cpu_seconds')::double precision END
         )
     ), 0),
     (SELECT version FROM model_aliases WHERE model = %(model)s AND alias = 'champion')
 FROM retrain_jobs
-WHERE greatest(heartbeat_at, finished_at) >= date_trunc('day', now(), 'UTC');
+WHERE id <> %(id)s AND greatest(heartbeat_at, finished_at) >= date_trunc('day', now(), 'UTC');
 
 -- name: keep_estimate
 -- Note what the token's job is expected to cost.

@@ -69,18 +69,11 @@ class AdapterShape(msgspec.Struct, frozen=True):
         return cls(rank, scale * rank, job.dropout, layers - many)
 
 
-class Blend(msgspec.Struct, frozen=True):
-    """How much the base ranker and this adapter's scores s each count; see `ranking`."""
-
-    base: float
-    language_model: float
-
-
 class LoraFigures(msgspec.Struct, frozen=True):
     """What is known of an adapter beside its weights: `lora.json`.
 
     validation_loss : mean loss of the validation choices with the adapter, and of the base alone before it
-    blend : None where no validation choice told it
+    weight : what a deviation of s adds to the recommender's scores, see `ranking`; None where nobody has fitted it
     """
 
     base_sha256: str
@@ -93,7 +86,7 @@ class LoraFigures(msgspec.Struct, frozen=True):
     validation_loss: float | None = None
     base_validation_loss: float | None = None
     rank_losses: dict[str, float] = {}
-    blend: Blend | None = None
+    weight: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

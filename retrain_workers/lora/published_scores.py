@@ -82,7 +82,8 @@ def segment_scores(
     hashes = hashes_of(new)
     histories = [users[known[speaker]].history for speaker in speakers.tolist()]
     scores = candidate_scores(model.scorer, model.items, histories, [hashes] * len(histories))
-    return SegmentScores(centroids, hashes, np.array([_bounded(each) for each in scores]))
+    space = model.champion.manifest.space
+    return SegmentScores(centroids, hashes, np.array([_bounded(each) for each in scores]), space)
 
 
 def new_items(model: LoraModel, catalogue: Mapping[str, Item]) -> list[str]:

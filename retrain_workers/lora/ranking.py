@@ -1,11 +1,10 @@
-"""A base ranker whose best items are put in a new order by the language model's scores.
+"""A recommender whose best items gain or lose by what the language model says of them, as readers rank.
 
 - The model orders what a ranker has found; it finds nothing itself: every item of a catalogue would be too many to read.
-- How much each side counts is a conditional logit fitted on later choices. The ranker tells only an order, so its side is the
-  logarithm of the rank; without choices to tell, the model counts for nothing.
+- How much it counts is fitted on later choices, the recommender's score as it is: what the readers add to is no other.
 
-    u_j = base · z(-log(1 + rank_j)) + language_model · z(s_j),   z over the candidates of one user, to mean 0 and deviation 1
-    P(j is taken) = softmax(u)_j
+    u_j = score_j + weight · z(s_j),   z over the scored candidates of one user, to mean 0 and deviation 1, 0 for other items
+    P(j is taken) = softmax(u)_j over the candidates
 
 References
 ----------
@@ -14,29 +13,37 @@ McFadden: Conditional logit analysis of qualitative choice behavior. 1974.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import minimize
+from scipy.optimize import minimize_scalar
 
 from online_models import als
 from online_models.history import UserHistory
-from retrain_workers.evaluation import Case, Hashes, Ranker
-from retrain_workers.lora.adapters import Blend
+from online_models.language_scores import LanguageModel
+from retrain_workers.evaluation import Case, Hashes
 from retrain_workers.lora.scoring import Scorer
 
 F64 = npt.NDArray[np.float64]
+F32 = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]
 
 MAX_CHOICES: Final = 300
-"""More later choices than this cost scoring and move two weights by little."""
+"""More later choices than this cost scoring and move a weight by little."""
 
 MIN_CHOICES: Final = 20
 RIDGE: Final = 1.0
-"""Of the fit, in units of one choice: few choices move the weights little from zero."""
+"""Of the fit, in units of one choice: few choices move the weight little from zero."""
 
-_LEAST_DEVIATION: Final = 1e-9
+LARGEST_WEIGHT: Final = 10.0
+
+
+class ScoredRanker(Protocol):
+    """A ranker that tells its scores, in log-odds up to a constant."""
+
+    def ranked(self, histories: Sequence[UserHistory], count: int) -> list[tuple[Hashes, F32]]:
+        """For each history the item hashes (<= count,) of the best unseen items, best first, and their scores."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,21 +65,29 @@ class ItemTexts:
 
 
 class LoraRanker:
-    """See the module. candidates : the first so many items of the base ranker get a new order, and come first"""
+    """See the module. candidates : so many of the recommender's best items are scored"""
 
-    def __init__(self, base: Ranker, scorer: Scorer, items: ItemTexts, blend: Blend, candidates: int) -> None:
+    def __init__(self, base: ScoredRanker, scorer: Scorer, items: ItemTexts, weight: float, candidates: int) -> None:
         self._base, self._scorer, self._items = base, scorer, items
-        self._blend, self._candidates = blend, candidates
+        self._weight, self._candidates = weight, candidates
 
     def top(self, histories: Sequence[UserHistory], count: int) -> list[Hashes]:
         """See `evaluation.Ranker`."""
-        lists = self._base.top(histories, max(count, self._candidates))
-        heads = [found[: self._candidates] for found in lists]
+        # of the unscored items no more than `count` can come up
+        lists = self._base.ranked(histories, self._candidates + count)
+        heads = [found[: self._candidates] for found, _ in lists]
         scores = candidate_scores(self._scorer, self._items, histories, heads)
         return [
-            np.concatenate([head[order_by(self._blend, score)], found[len(head) :]])[:count]
-            for found, head, score in zip(lists, heads, scores, strict=True)
+            found[np.argsort(-(base + gains_of(said, self._weight, len(found))), kind="stable")[:count]]
+            for (found, base), said in zip(lists, scores, strict=True)
         ]
+
+
+def gains_of(scores: F64, weight: float, items: int) -> F64:
+    """What scores (c,) of the first of so many items add to theirs (items,); an item without a score, NaN, gains nothing."""
+    gains, known = np.zeros(items), np.flatnonzero(np.isfinite(scores))
+    gains[known] = LanguageModel(weight).gains(scores[known].astype(np.float32))
+    return gains
 
 
 def candidate_scores(
@@ -87,58 +102,57 @@ def candidate_scores(
     return scores
 
 
-def order_by(blend: Blend, scores: F64) -> Rows:
-    """Places (c,) of candidates in the order of u, best first; scores : (c,), in the base ranker's order."""
-    features = features_of(scores)
-    return np.argsort(-(features @ np.array([blend.base, blend.language_model])), kind="stable")
+@dataclass(frozen=True, slots=True)
+class Later:
+    """Users who later took one of a recommender's candidates: their cases, the candidates and their scores."""
+
+    cases: list[Case]
+    candidates: list[Hashes]
+    scores: list[F32]
+
+    def __len__(self) -> int:
+        return len(self.cases)
 
 
-def features_of(scores: F64) -> F64:
-    """z of both sides (c, 2) for scores (c,) in the base ranker's order; an item without a score has the mean."""
-    rank = np.arange(len(scores))
-    known = np.isfinite(scores)
-    mean = scores[known].mean() if known.any() else 0.0
-    return np.column_stack([_standard(-np.log1p(rank)), _standard(np.where(known, scores, mean))])
+def later_choices(base: ScoredRanker, cases: Sequence[Case], candidates: int) -> Later:
+    """Of cases, what people liked later, those that chose among the recommender's candidates; at most `MAX_CHOICES`."""
+    lists = base.ranked([case.history for case in cases], candidates)
+    found = [
+        (case, ranked, scores)
+        for case, (ranked, scores) in zip(cases, lists, strict=True)
+        if np.isin(ranked, case.relevant).any()
+    ][:MAX_CHOICES]
+    return Later([case for case, *_ in found], [ranked for _, ranked, _ in found], [scores for *_, scores in found])
 
 
-def fitted_blend(
-    base: Ranker, scorer: Scorer, items: ItemTexts, cases: Sequence[Case], candidates: int
-) -> Blend | None:
-    """The weights that explain later choices best; None when fewer than `MIN_CHOICES` chose among the candidates.
+def fitted_weight(scorer: Scorer, items: ItemTexts, later: Later) -> float:
+    """The weight that explains later choices best; 0 where the language model explains nothing."""
+    said = candidate_scores(scorer, items, [case.history for case in later.cases], later.candidates)
+    taken = [
+        np.flatnonzero(np.isin(ranked, case.relevant))
+        for case, ranked in zip(later.cases, later.candidates, strict=True)
+    ]
+    return fit_weight(later.scores, [gains_of(each, 1.0, len(each)) for each in said], taken)
 
-    cases : what people liked later; each item of theirs among the base ranker's candidates is a choice
+
+def fit_weight(base: Sequence[npt.NDArray[np.floating]], z: Sequence[F64], taken: Sequence[Rows]) -> float:
+    """The conditional logit of choices: base and z (c,) of each one's candidates, and the places of those taken.
+
+    A taken item is compared with those that were not; the weight is not below zero.
     """
-    lists = base.top([case.history for case in cases], candidates)
-    found = [(case, ranked) for case, ranked in zip(cases, lists, strict=True) if np.isin(ranked, case.relevant).any()]
-    found = found[:MAX_CHOICES]
-    if len(found) < MIN_CHOICES:
-        return None
-    scores = candidate_scores(scorer, items, [case.history for case, _ in found], [ranked for _, ranked in found])
-    taken = [np.flatnonzero(np.isin(ranked, case.relevant)) for case, ranked in found]
-    return fit_blend([features_of(each) for each in scores], taken)
 
-
-def fit_blend(features: Sequence[F64], taken: Sequence[Rows]) -> Blend:
-    """The conditional logit of choices: features (c, 2) of each one's candidates, and the places of those taken.
-
-    A taken item is compared with those that were not; neither weight is below zero.
-    """
-
-    def loss(weights: F64) -> tuple[float, F64]:
-        value, gradient = RIDGE / 2 * float(weights @ weights), RIDGE * weights
-        for x, places in zip(features, taken, strict=True):
-            u = x @ weights
+    def loss(weight: float) -> tuple[float, float]:
+        value, slope = RIDGE / 2 * weight**2, RIDGE * weight
+        for score, x, places in zip(base, z, taken, strict=True):
+            u = score + weight * x
             share = np.exp(u - u.max())
             share /= share.sum()
             # -log P(taken), the mean over those taken
-            value -= float(np.log(share[places]).mean())
-            gradient = gradient - (x[places].mean(0) - share @ x)
-        return value, gradient
+            value -= float(np.log(np.maximum(share[places], np.finfo(np.float64).tiny)).mean())
+            slope -= float(x[places].mean() - share @ x)
+        return value, slope
 
-    found = minimize(loss, np.array([1.0, 0.0]), jac=True, bounds=[(0, None), (0, None)], method="L-BFGS-B")
-    return Blend(float(found.x[0]), float(found.x[1]))
-
-
-def _standard(values: F64) -> F64:
-    deviation = values.std() if len(values) else 0.0
-    return (values - values.mean()) / deviation if deviation > _LEAST_DEVIATION else np.zeros(len(values))
+    if loss(0.0)[1] >= 0:
+        return 0.0
+    found = minimize_scalar(lambda weight: loss(weight)[0], bounds=(0.0, LARGEST_WEIGHT), method="bounded")
+    return float(found.x)

@@ -8,6 +8,7 @@
 - A tiny base is made once and handed on from version to version, until too many words of the catalogue are new to it.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -22,7 +23,7 @@ from online_models.contracts.artifacts import GoldenQuery
 from online_models.contracts.events import Item
 from online_models.contracts.features import DEFAULT_FEATURES, FeatureSpec
 from online_models.contracts.jobs import JobKind, Start, TrainLora
-from online_models.errors import TrainingError
+from online_models.errors import ArtifactError, TrainingError
 from online_models.language_scores import LANGUAGE_MODEL_FILE, LanguageModel
 from online_models.text import TEXT_MODEL_FILE, TextModel
 from retrain_workers.als import AlsModel
@@ -30,22 +31,24 @@ from retrain_workers.attempt import Attempt
 from retrain_workers.calibration import PLATT, Calibration, Platt, calibrate, calibration_check
 from retrain_workers.champions import Champion
 from retrain_workers.datasets import Dataset
-from retrain_workers.evaluation import Ranker, cases_of
+from retrain_workers.evaluation import Ranker, cases_of, newest
 from retrain_workers.gate import Check, Gate
 from retrain_workers.impressions import Impressions
-from retrain_workers.lora.adapters import Adapter, Blend
+from retrain_workers.lora.adapters import Adapter
 from retrain_workers.lora.base import BaseModel
 from retrain_workers.lora.choices import TAKEN, ChoiceGroups, choices_of, decayed, with_replay
 from retrain_workers.lora.fitting import train_adapter
 from retrain_workers.lora.language_files import tiny_base_of, with_tiny_base
 from retrain_workers.lora.prompts import Words, item_text, words_of
-from retrain_workers.lora.ranking import ItemTexts, LoraRanker, fitted_blend
+from retrain_workers.lora.ranking import MIN_CHOICES as MIN_LATER
+from retrain_workers.lora.ranking import ItemTexts, LoraRanker, fitted_weight, later_choices
 from retrain_workers.lora.scoring import Scorer
 from retrain_workers.lora.tiny_base import Pretraining, pretrain
 from retrain_workers.references import Places
 from retrain_workers.sampling import negatives
-from retrain_workers.splits import split
 from retrain_workers.training_data import TrainingData
+
+_LOG = logging.getLogger(__name__)
 
 VALIDATION_SHARE: Final = 0.15
 """Of the positive events that may be learned from: the last, on which the language model's weight is fitted; fewer where fewer
@@ -137,9 +140,7 @@ class LoraModel:
 
     def ranker(self) -> Ranker:
         """The champion's recommender, its best items in the order of both."""
-        blend = self.adapter.figures.blend
-        assert blend is not None, "a job without one is given up"
-        return LoraRanker(self.champion.ranker, self.scorer, self.items, blend, self.job.candidates)
+        return LoraRanker(self.champion.ranker, self.scorer, self.items, self.use.weight, self.job.candidates)
 
     def checks(self, gate: Gate) -> list[Check]:
         """That its probabilities hold, and that it has anything to say: one that counts for nothing only costs."""
@@ -224,12 +225,18 @@ class LoraTrainer:
         files, texts = self.champion.files, Texts.of(data.catalogue)
         if LANGUAGE_MODEL_FILE not in files:
             return self.champion.ranker
-        tiny, adapter = tiny_base_of(files), Adapter.of_files(files)
-        base = BaseModel.of_files(tiny, self.device) if tiny else self._mounted()
-        blend = adapter.figures.blend
-        assert blend is not None, "no version is published without one"
-        items = ItemTexts.of(texts.ids, self.job.recent)
-        return LoraRanker(self.champion.ranker, Scorer(base, texts.texts, adapter), items, blend, self.job.candidates)
+        tiny, items = tiny_base_of(files), ItemTexts.of(texts.ids, self.job.recent)
+        try:
+            base = BaseModel.of_files(tiny, self.device) if tiny else self._mounted()
+            scorer = Scorer(base, texts.texts, Adapter.of_files(files))
+        except (
+            ArtifactError,
+            TrainingError,
+        ) as error:  # such as of another base than is mounted now
+            _LOG.warning("champion.language_model_unreadable reason=%s", error)
+            return self.champion.ranker
+        use = LanguageModel.of(files[LANGUAGE_MODEL_FILE], self.champion.manifest.language_model)
+        return LoraRanker(self.champion.ranker, scorer, items, use.weight, self.job.candidates)
 
     def _mounted(self) -> BaseModel:
         if self.base_model_dir is None:
@@ -242,8 +249,9 @@ class LoraTrainer:
         Raises TrainingError when there are too few choices, among items with a text, to learn from or to fit the weight on.
         """
         texts = Texts.of(data.catalogue)
-        # not before the champion's data ends: what its recommender knows by heart leaves a language model nothing to add
-        parts = split(data.dataset, VALIDATION_SHARE, self.champion.manifest.data_window.end_ms + 1)
+        # after the champion's data: what its recommender knows by heart leaves a language model nothing to add; and not all that
+        # is new, for the adapter has to learn of it
+        parts = newest(data.dataset, VALIDATION_SHARE, self.champion.manifest.data_window.end_ms + 1)
         groups = groups_of(parts.history, data.impressions, texts, self.job, self.job.choices + MOST_BASE_CHOICES)
         later = groups_of(data.dataset, data.impressions, texts, self.job, self.job.choices)
         later = later.take(np.flatnonzero(later.ts_ms >= parts.cut_ms))
@@ -251,23 +259,26 @@ class LoraTrainer:
             raise TrainingError(
                 f"expected at least {MIN_CHOICES} choices before and in the validation part, got {len(groups)} and {len(later)}"
             )
+        chosen = later_choices(self.champion.ranker, cases_of(parts), self.job.candidates)
+        if len(chosen) < MIN_LATER:
+            raise TrainingError(
+                f"expected {MIN_LATER} users who later took one of the champion's candidates, got {len(chosen)}"
+            )
         base, base_files, start = self._base(texts, groups, attempt)
         new = groups.take(np.arange(max(0, len(groups) - self.job.choices), len(groups)))
         old = groups.take(np.arange(len(groups) - len(new)))
         learned = decayed(with_replay(new, old, self.job.replay_share, self.job.seed), self.half_life_days)
         adapter = train_adapter(base, texts.texts, learned, later, self.job, attempt)
         scorer, items = Scorer(base, texts.texts, adapter), ItemTexts.of(texts.ids, self.job.recent)
-        blend = fitted_blend(self.champion.ranker, scorer, items, cases_of(parts), self.job.candidates)
-        if blend is None:
-            raise TrainingError("expected users who later took one of the champion's candidates, got too few of them")
+        weight = fitted_weight(scorer, items, chosen)
         calibration = calibration_of(scorer, later)
         return LoraModel(
             champion=self.champion,
             base=base,
             base_files=base_files,
-            adapter=replace(adapter, figures=msgspec.structs.replace(adapter.figures, blend=blend)),
+            adapter=replace(adapter, figures=msgspec.structs.replace(adapter.figures, weight=weight)),
             texts=texts,
-            use=use_of(blend, calibration, data.impressions, self.job.group_size),
+            use=use_of(weight, calibration, data.impressions, self.job.group_size),
             calibration=calibration,
             job=self.job,
             start=start,
@@ -319,11 +330,11 @@ def calibration_of(scorer: Scorer, choices: ChoiceGroups) -> Calibration:
     return calibrate(scores.ravel(), labels.ravel(), only=PLATT)
 
 
-def use_of(blend: Blend, calibration: Calibration, impressions: Impressions | None, candidates: int) -> LanguageModel:
+def use_of(weight: float, calibration: Calibration, impressions: Impressions | None, candidates: int) -> LanguageModel:
     """How readers use the scores: their weight, and the log-odds of a shown item, whose rate is that of the impressions."""
     assert isinstance(calibration.calibrator, Platt), "no other was asked for"
     intercept = calibration.calibrator.intercept + shift_of(impressions, candidates)
-    return LanguageModel(blend.language_model, calibration.calibrator.slope, intercept)
+    return LanguageModel(weight, calibration.calibrator.slope, intercept)
 
 
 def shift_of(impressions: Impressions | None, candidates: int) -> float:

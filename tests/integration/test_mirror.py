@@ -183,11 +183,12 @@ def test_an_entry_in_the_hands_of_one_worker_is_not_given_to_another(told: Told,
     assert [(entry.event.version, entry.attempts) for entry in again] == [(V1, 2), (V2, 1)]
 
 
-def test_without_a_server_the_outbox_is_emptied_and_can_be_filled_again(told: Told) -> None:
+def test_without_a_server_the_outbox_waits_for_a_worker_that_knows_of_one_and_can_be_filled_again(told: Told) -> None:
     promote(told)
     events = len(told.registry.events(MOVIES))
-    assert mirror(told.outbox, told.registry, None) == Mirrored(forgotten=events)
-    assert told.waiting() == 0
+    assert mirror(told.outbox, told.registry, None) == Mirrored()
+    assert told.waiting() == events
+    assert told.outbox.trim(0) == events
     with tracking_server() as (tracked, uri):
         assert told.outbox.refill() == events
         told.mirror(uri)

@@ -1,5 +1,6 @@
 """What a reader makes of publications in a real Redis: new views when they are whole, the old ones when they are torn."""
 
+import hashlib
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -112,7 +113,8 @@ def test_what_a_language_model_says_of_new_items_is_read_with_its_version(
     fresh_stores: Endpoints, tmp_path: Path
 ) -> None:
     k = MADE.item_factors.shape[1]
-    said = SegmentScores(np.eye(1, k, dtype=np.float32), np.array([7], np.uint64), np.ones((1, 1), np.float32))
+    space = hashlib.sha256(MADE.files()["factors.safetensors"]).hexdigest()
+    said = SegmentScores(np.eye(1, k, dtype=np.float32), np.array([7], np.uint64), np.ones((1, 1), np.float32), space)
     with closing(redis.connect(fresh_stores.redis_url)) as client:
         # the name that the version will have: a fresh database gives the first number
         RedisLanguageScores(client).put_segments(MOVIES, V1, said.encode(), timedelta(hours=1))
@@ -137,7 +139,7 @@ def test_torn_scores_of_new_items_are_left_out(
     with reading(fresh_stores, tmp_path, language=True) as world:
         world.reader.poll()
         assert world.view().segments is None
-        assert "segment_scores_torn" in caplog.text
+        assert "segment_scores_unusable" in caplog.text
 
 
 def test_a_torn_publication_leaves_the_old_views_until_a_whole_one_comes(world: World) -> None:

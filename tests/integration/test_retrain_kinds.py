@@ -20,7 +20,7 @@ from tests.workshop import ALS, MOVIES, QUICK, Workshop
 
 NEW_ITEMS = 5
 TOWERS = TrainTwoTower(als=ALS, start=Start.COLD, dimensions=8, hidden=8, epochs=2, batch_size=128)
-LORA = TrainLora(rank=4, alpha=8, epochs=1, group_size=4, candidates=20, holdout_fraction=0.2, choices=300)
+LORA = TrainLora(rank=4, alpha=8, epochs=1, group_size=4, candidates=40, holdout_fraction=0.2, choices=300)
 
 
 def catalogue() -> list[Item]:
@@ -66,9 +66,10 @@ def test_a_language_model_stands_beside_the_champion_and_goes_with_its_successor
     assert loaded.tower_vectors is not None
     assert loaded.language_model is not None
     assert loaded.language_model.weight > 0  # titles tell the group
+    assert second.known_until_ms == first.data_window.end_ms < second.data_window.end_ms
     files = {file.name: file.sha256 for file in first.files}
     assert files.items() <= {file.name: file.sha256 for file in second.files}.items()
-    scores_are_there(workshop, second.version, loaded.k)
+    scores_are_there(workshop, second)
     promote(workshop, second.version)
 
     time_passes(workshop, 2)
@@ -91,8 +92,9 @@ def test_a_language_model_stands_beside_the_champion_and_goes_with_its_successor
     assert bases[0] == bases[1] != {}
 
 
-def scores_are_there(workshop: Workshop, version: ModelVersion, k: int) -> None:
+def scores_are_there(workshop: Workshop, manifest: Manifest) -> None:
     """Of a user's candidates, all met items left out, and of the items that nobody has met."""
+    version = manifest.version
     with closing(redis.connect(workshop.found.redis_url)) as client:
         raw = client.get(keys.language_scores(MOVIES, version, "user-1"))
         assert isinstance(raw, bytes)
@@ -101,7 +103,7 @@ def scores_are_there(workshop: Workshop, version: ModelVersion, k: int) -> None:
         assert np.isin(rows["item"], hashes_of([f"item-{item}" for item in range(ITEMS)])).all()
         segments = client.get(keys.segment_scores(MOVIES, version))
         assert isinstance(segments, bytes)
-        said = SegmentScores.decode(segments, k)
+        said = SegmentScores.decode(segments, ALS.factors, manifest.space)
         assert set(said.items.tolist()) == set(
             hashes_of([f"item-{item}" for item in range(ITEMS, ITEMS + NEW_ITEMS)]).tolist()
         )

@@ -19,7 +19,7 @@ def segments_of(seed: int, segments: int = 3, items: int = 4, k: int = 5) -> Seg
     rng = np.random.default_rng(seed)
     centroids = rng.normal(size=(segments, k)).astype(np.float32)
     hashes = rng.integers(0, 2**64, items, np.uint64)
-    return SegmentScores(centroids, hashes, rng.normal(size=(segments, items)).astype(np.float32))
+    return SegmentScores(centroids, hashes, rng.normal(size=(segments, items)).astype(np.float32), "aa")
 
 
 @given(COUNT.flatmap(lambda n: arrays(np.uint64, n)), COUNT.flatmap(lambda n: arrays(np.float32, n, elements=F32S)))
@@ -50,17 +50,19 @@ def test_a_user_is_told_what_the_nearest_segment_is() -> None:
 
 def test_segments_are_read_as_written_and_refused_when_torn() -> None:
     segments = segments_of(2)
-    read = SegmentScores.decode(segments.encode(), 5)
+    read = SegmentScores.decode(segments.encode(), 5, "aa")
     assert read.encode() == segments.encode()
     with pytest.raises(StoreError, match="centroids"):
-        SegmentScores.decode(segments.encode(), 6)
+        SegmentScores.decode(segments.encode(), 6, "aa")
     with pytest.raises(StoreError, match="expected what"):
-        SegmentScores.decode(segments.encode()[:-9], 5)
+        SegmentScores.decode(segments.encode()[:-9], 5, "aa")
+    with pytest.raises(StoreError, match="the space of factors"):
+        SegmentScores.decode(segments.encode(), 5, "bb")
     for field in ("centroids", "scores"):
         spoiled = segments_of(3)
         getattr(spoiled, field)[0, 0] = np.nan
         with pytest.raises(StoreError, match="finite"):
-            SegmentScores.decode(spoiled.encode(), 5)
+            SegmentScores.decode(spoiled.encode(), 5, "aa")
 
 
 def test_a_file_that_says_how_scores_are_used_is_checked() -> None:

@@ -14,11 +14,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from online_models.contracts.events import Event, EventType, FeatureValue, TimeBounds, reason_to_reject
+from online_models.contracts.events import (
+    LANGUAGE_FEATURE,
+    Event,
+    EventType,
+    FeatureValue,
+    TimeBounds,
+    reason_to_reject,
+)
 from online_models.contracts.ids import ModelName, UserId
 from online_models.ports import EventLog
 from online_models.stores.files import SegmentLog
-from serving_api.impressions import ANSWERS_PER_APPEND, LANGUAGE_FEATURE, ImpressionLog, Shown, event_of, lines_of
+from serving_api.impressions import ANSWERS_PER_APPEND, ImpressionLog, Shown, event_of, lines_of
 from serving_api.instruments import Instruments
 
 MOVIES = ModelName("movies")

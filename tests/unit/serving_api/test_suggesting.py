@@ -92,7 +92,7 @@ def test_new_items_are_judged_by_the_segment_unless_the_user_has_a_score() -> No
     centroids = np.zeros((2, K), np.float32)
     known = known_of(view, "new", UserState(None, met("item-0", "item-1")))
     centroids[1] = known.vectors[1]
-    segments = SegmentScores(centroids, hashes_of(["item-7", "item-8"]), np.array([[9, 9], [1, 3]], np.float32))
+    segments = SegmentScores(centroids, hashes_of(["item-7", "item-8"]), np.array([[9, 9], [1, 3]], np.float32), "")
     view = replace(view, segments=segments)
     said = suggestions_of(view, UserState(None, met("item-0", "item-1")), known.vectors[1])
     assert said is not None
