@@ -389,7 +389,10 @@ class RolloutStore(Protocol):
         """The model's youngest rollout, open or final."""
 
     def candidates(self, model: ModelName) -> list[ModelVersion]:
-        """Versions younger than the champion that no rollout has tried, oldest first."""
+        """Recommenders younger than each that has served or was tried, oldest first."""
+
+    def adapters(self, model: ModelName) -> list[ModelVersion]:
+        """Language models that no rollout has tried and that came with the champion's recommender, oldest first."""
 
     def adopt(self, model: ModelName, version: ModelVersion, actor: str) -> Epoch:
         """Make the first version of a model its champion, without a rollout: there is nothing to compare it with.

@@ -28,6 +28,7 @@ log: Final = logging.getLogger(__name__)
 class Situation:
     """All that a decision about one model needs.
 
+    candidates : recommenders that are to be tried; adapters : language models, which are tried while there is nothing else
     adoptable : a registered version whose artifact is whole, while the model has no champion
     tallies : counts of the open rollout's stages so far
     readiness : what the readers say of its canary
@@ -38,6 +39,7 @@ class Situation:
     adoptable: ModelVersion | None
     latest: Rollout | None
     candidates: Sequence[ModelVersion]
+    adapters: Sequence[ModelVersion]
     tallies: Sequence[StageTally]
     readiness: Readiness
 
@@ -83,9 +85,11 @@ def decide(situation: Situation, plan: tuple[Stage, ...], gate: GateConfig, now:
     if situation.champion is None:
         wanted = situation.adoptable
         return Adopt(wanted) if wanted else Hold("no version with a whole artifact to adopt")
-    candidate = newest_untried(situation.candidates, latest)
+    candidate = youngest(situation.candidates)
     if latest is None or latest.phase not in OPEN_PHASES:
-        return Create(situation.champion, candidate) if candidate else Hold("no candidate")
+        # an adapter waits: a recommender may be on its way to people whom drift has left behind
+        wanted = candidate or youngest(situation.adapters)
+        return Create(situation.champion, wanted) if wanted else Hold("no candidate")
     if candidate is not None:
         return _move(latest, supersede(latest, candidate, now), {})
     return _tick_open(latest, situation, plan, gate, now)
@@ -106,16 +110,13 @@ def _move(old: Rollout, decision: Decision, evidence: Evidence) -> Action:
     return Move(old, decision.rollout, decision.reason, evidence)
 
 
-def newest_untried(candidates: Sequence[ModelVersion], latest: Rollout | None) -> ModelVersion | None:
-    """The youngest candidate, if it is younger than the last one that a rollout tried.
+def youngest(versions: Sequence[ModelVersion]) -> ModelVersion | None:
+    """By the number in the name; None of none.
 
-    >>> newest_untried([ModelVersion("v9"), ModelVersion("v10")], None)
+    >>> youngest([ModelVersion("v9"), ModelVersion("v10")])
     'v10'
     """
-    newest = max(candidates, key=age, default=None)
-    if newest is None or (latest is not None and age(newest) <= age(latest.canary)):
-        return None
-    return newest
+    return max(versions, key=age, default=None)
 
 
 def route_of(champion: ModelVersion, champion_epoch: Epoch, latest: Rollout | None) -> Route:
@@ -207,6 +208,7 @@ class Controller:
             adoptable=None if champion else self._adoptable(model),
             latest=latest,
             candidates=stores.rollouts.candidates(model) if champion else [],
+            adapters=stores.rollouts.adapters(model) if champion else [],
             tallies=self._tallies(running) if running else [],
             readiness=self._readiness(running) if running else Waiting("no open rollout"),
         )

@@ -35,10 +35,16 @@ class PostgresRollouts:
         return self._select("select_latest_rollout", model)
 
     def candidates(self, model: ModelName) -> list[ModelVersion]:
-        """Versions younger than the champion (all, without one) that no rollout has tried, oldest first."""
+        """Recommenders younger than each that has served or was tried (all, without any), oldest first."""
+        return self._versions("select_candidates", model)
 
+    def adapters(self, model: ModelName) -> list[ModelVersion]:
+        """Language models that no rollout has tried and that came with the champion's recommender, oldest first."""
+        return self._versions("select_adapters", model)
+
+    def _versions(self, name: str, model: ModelName) -> list[ModelVersion]:
         def work(cursor: Cursor) -> list[ModelVersion]:
-            cursor.execute(query("select_candidates"), {"model": model})
+            cursor.execute(query(name), {"model": model})
             return [ModelVersion(version) for (version,) in cursor]
 
         return self._database.run(work, idempotent=True)

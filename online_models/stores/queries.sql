@@ -573,16 +573,40 @@ SELECT id, model, stable, canary, phase, stage, weight_bp, epoch, salt, created_
 FROM rollouts WHERE model = %(model)s AND (canary = %(version)s OR stable = %(version)s) ORDER BY id;
 
 -- name: select_candidates
--- Untried versions younger than the champion, oldest first; an adapter only beside the recommender it came with, none collected.
+-- Recommenders younger than each that has served or was tried, oldest first; none that was collected.
 SELECT candidate.version FROM model_versions AS candidate
 WHERE candidate.model = %(model)s
+    AND candidate.manifest ->> 'kind' <> 'lora'
     AND candidate.number > coalesce(
         (
-            SELECT champion.number FROM model_versions AS champion
-            INNER JOIN model_aliases AS alias ON alias.model = champion.model AND alias.version = champion.version
-            WHERE alias.model = %(model)s AND alias.alias = 'champion'
+            SELECT max(tried.number) FROM model_versions AS tried
+            WHERE tried.model = %(model)s
+                AND tried.manifest ->> 'kind' <> 'lora'
+                AND (
+                    tried.version IN (
+                        SELECT version FROM model_aliases WHERE model = %(model)s AND alias = 'champion'
+                    )
+                    OR EXISTS (
+                        SELECT FROM rollouts
+                        WHERE rollouts.model = tried.model AND tried.version IN (rollouts.canary, rollouts.stable)
+                    )
+                )
         ),
         -1
+    )
+    AND NOT EXISTS (
+        SELECT FROM registry_events AS event
+        WHERE event.model = candidate.model AND event.version = candidate.version AND event.event = 'collecting'
+    )
+ORDER BY candidate.number;
+
+-- name: select_adapters
+-- Untried language models that came with the champion's recommender, oldest first; none that was collected.
+SELECT candidate.version FROM model_versions AS candidate
+WHERE candidate.model = %(model)s
+    AND candidate.manifest ->> 'kind' = 'lora'
+    AND candidate.manifest ->> 'parent' = (
+        SELECT version FROM model_aliases WHERE model = %(model)s AND alias = 'champion'
     )
     AND NOT EXISTS (
         SELECT FROM rollouts WHERE rollouts.model = candidate.model AND rollouts.canary = candidate.version
@@ -590,12 +614,6 @@ WHERE candidate.model = %(model)s
     AND NOT EXISTS (
         SELECT FROM registry_events AS event
         WHERE event.model = candidate.model AND event.version = candidate.version AND event.event = 'collecting'
-    )
-    AND (
-        candidate.manifest ->> 'kind' <> 'lora'
-        OR candidate.manifest ->> 'parent' IS NOT DISTINCT FROM (
-            SELECT version FROM model_aliases WHERE model = %(model)s AND alias = 'champion'
-        )
     )
 ORDER BY candidate.number;
 

@@ -140,6 +140,29 @@ def test_candidates_are_younger_than_the_champion_and_untried(
     assert rollouts.candidates(MOVIES) == ["v100"]
 
 
+def test_adapters_are_tried_beside_the_recommender_they_came_with_and_keep_no_recommender_from_its_turn(
+    registry: PostgresRegistry, rollouts: PostgresRollouts
+) -> None:
+    def adapter(version: str, parent: str) -> None:
+        made = msgspec.structs.replace(manifest(version), kind="lora", parent=ModelVersion(parent))
+        registry.register(made, SHA256, "test")
+
+    register(registry, "v1")
+    rollouts.adopt(MOVIES, V1, "test")
+    adapter("v4", "v1")
+    adapter("v5", "v0")
+    register(registry, "v3")
+    assert (rollouts.candidates(MOVIES), rollouts.adapters(MOVIES)) == ([V3], ["v4"])
+    tried = rollouts.create(MOVIES, V1, ModelVersion("v4"), "test")
+    assert (rollouts.candidates(MOVIES), rollouts.adapters(MOVIES)) == ([V3], [])  # though it is older
+    rollouts.transition(tried, moved(tried, Phase.PROMOTED), "test", "better", {})
+    adapter("v2", "v4")  # claimed early, published late
+    assert (rollouts.candidates(MOVIES), rollouts.adapters(MOVIES)) == ([V3], ["v2"])
+    tried = rollouts.create(MOVIES, ModelVersion("v4"), V3, "test")
+    rollouts.transition(tried, moved(tried, Phase.PROMOTED), "test", "better", {})
+    assert (rollouts.candidates(MOVIES), rollouts.adapters(MOVIES)) == ([], [])
+
+
 def test_a_rollout_begins_prepared_and_alone(registry: PostgresRegistry, rollouts: PostgresRollouts) -> None:
     rollout = begin(registry, rollouts)
     assert (rollout.phase, rollout.stage, rollout.weight_bp) == (Phase.PREPARING, -1, 0)
