@@ -31,7 +31,7 @@ from online_models.learner import Trained
 from online_models.two_tower import UserTower
 from retrain_workers.attempt import Attempt
 from retrain_workers.datasets import Dataset, decayed_preferences, popular_rows
-from retrain_workers.evaluation import CUTOFF, Hashes, Popularity, history_of
+from retrain_workers.evaluation import CUTOFF, Hashes, Popularity, history_of, rows_by_user
 from retrain_workers.gate import Check, Gate
 from retrain_workers.references import Places
 from retrain_workers.served_ranker import ServedRanker
@@ -139,7 +139,8 @@ class AlsModel:
         items = coordinates(self.item_factors[rows[known]], self._axes(self.item_factors))
         # users in the order of their hashes: any number of them is an even sample
         sample = np.argsort(hashes_of(dataset.users))[:PLACED_USERS]
-        histories = [history_of(dataset, np.flatnonzero(dataset.user == user), item_hash) for user in sample]
+        rows_of, none = rows_by_user(dataset), np.empty(0, np.int64)
+        histories = [history_of(dataset, rows_of.get(user, none), item_hash) for user in sample.tolist()]
         vectors = AlsRanker(self).vectors(histories)
         place = np.full(len(dataset.users), -1)
         place[sample[vectors.any(axis=1)]] = np.flatnonzero(vectors.any(axis=1))

@@ -82,10 +82,12 @@ def judged_settings(
     job: RetrainJob, trainer: Trainer, data: TrainingData, champion: Champion | None, gate: Gate, attempt: Attempt
 ) -> tuple[Trainer, Judged]:
     """The trainer whose settings were judged last, and the judgement: of a refused warm start also that of a cold one."""
+    again = trainer.from_nothing()
+    if again is not None:  # two looks at the same events share the error that one may make
+        gate = replace(gate, alpha=gate.alpha / 2)
     judged = evaluate(trainer, data, champion, gate, Part(attempt, "judged"))
     _say(job, judged.report)
-    again = trainer.from_nothing() if not judged.report.accepted else None
-    if again is None:
+    if again is None or judged.report.accepted:
         return trainer, judged
     judged = evaluate(again, data, champion, gate, Part(attempt, "judged_cold"))
     _say(job, judged.report)

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Final, assert_never
 
 from online_models.contracts.jobs import Cost, Estimate, JobKind, Progress, RetrainJob, kind_of, level_of
-from online_models.errors import LeaseLost, StoreUnavailable
+from online_models.errors import LeaseLost, StoreError, StoreUnavailable
 from online_models.ports import ArtifactStore, JobQueue, ModelRegistry
 from retrain_workers.checkpoints import drop_checkpoints
 from retrain_workers.chores import Chores
@@ -263,6 +263,11 @@ class Worker:
                     raise
                 _LOG.warning("job.finish_failed job_id=%s model=%s error=%r", job.id, job.model, str(error))
                 wait([stop.heard], self._terms.poll.total_seconds())
+            except LeaseLost:
+                raise
+            except StoreError as error:  # the registry refuses the version: another attempt may make one that it takes
+                discard(self._artifacts, self._registry, job)
+                return self._fail(job, ErrorKind.TRANSIENT, str(error), cost)
 
     def _write(self, job: RetrainJob, outcome: Outcome | Stopped, cost: Cost) -> None:
         match outcome:

@@ -258,7 +258,7 @@ class Reader:
         views, now = self._views[model], time.monotonic()
         wanted = {version: named for version, each in views.loaded.items() if (named := each.manifest.language_model)}
         asked, due_at = self._segments_asked.get(model, (set(), 0.0))
-        if not wanted or (asked == set(wanted) and now < due_at):
+        if (asked == set(wanted) and now < due_at) or not (wanted or views.segments):
             return
         read = {version: self._stores.stream.segments(model, named) for version, named in wanted.items()}
         self._segments_asked[model] = set(wanted), now + SEGMENTS_SECONDS

@@ -25,6 +25,7 @@ class PostgresOutbox:
         Repeated after a broken connection: a claim nobody heard of ends with its lease."""
 
         def work(cursor: Cursor) -> list[OutboxEntry]:
+            cursor.execute(query("lock_outbox"))
             cursor.execute(query("claim_outbox"), {"lease": lease, "count": count})
             entries = [OutboxEntry(registry_event(tuple(event)), attempts) for attempts, *event in cursor]
             return sorted(entries, key=lambda entry: entry.event.id)

@@ -474,6 +474,10 @@ WHERE model = %(model)s AND version = %(version)s AND event = 'collecting';
 SELECT job.id, job.trigger_id, job.reason, job.created_at, job.finished_at, job.cost::text
 FROM retrain_jobs AS job WHERE job.model = %(model)s AND job.state = 'done';
 
+-- name: lock_outbox
+-- Let one worker at a time choose what it sends.
+SELECT pg_advisory_xact_lock(hashtextextended('penstock.outbox', 0));
+
 -- name: claim_outbox
 -- Take the waiting entries of one model, none of which is held by another worker or waits after a failure.
 UPDATE registry_outbox AS entry SET attempts = attempts + 1, not_before = now() + %(lease)s
