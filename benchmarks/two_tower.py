@@ -11,7 +11,8 @@
 import argparse
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -308,7 +309,7 @@ def table_of(study: Study, tested: Sequence[Tested]) -> str:
         )
     lines = [table(rows)]
     by_name = {each.name: each for each in tested}
-    for name, other in ((COLD, ALS), (WARM, COLD)):
+    for name, other in pairs_of(by_name):
         difference = clustered_difference(by_name[name].mean(hit_at), by_name[other].mean(hit_at), users)
         lines.append(
             f"{name} - {other}: {difference.mean:+.4f} ± {difference.standard_error:.4f} hit@{CUTOFF} (paired)"
@@ -332,18 +333,24 @@ def figures_of(name: str, study: Study, tested: Sequence[Tested]) -> dict[str, f
         figures[f"{name}: coverage@{CUTOFF}, {each.name}"] = round(each.coverage(len(study.log.ids)), 4)
         figures[f"{name}: CPU s to train, {each.name}"] = round(each.training_seconds, 2)
     hits = {each.name: each.mean(hit_at) for each in tested}
-    for one, other in ((COLD, ALS), (WARM, COLD)):
+    for one, other in pairs_of(hits):
         difference = clustered_difference(hits[one], hits[other], users)
         figures[f"{name}: hit@{CUTOFF}, {one} - {other}"] = round(difference.mean, 4)
         figures[f"{name}: hit@{CUTOFF} SE, {one} - {other}"] = round(difference.standard_error, 4)
-    figures[f"{name}: hit@{CUTOFF}, {COLD} / {ALS}"] = round(ratio(hits[COLD].mean(), hits[ALS].mean()), 4)
+    if COLD in hits and ALS in hits:
+        figures[f"{name}: hit@{CUTOFF}, {COLD} / {ALS}"] = round(ratio(hits[COLD].mean(), hits[ALS].mean()), 4)
     return figures
+
+
+def pairs_of(tested: Container[str]) -> list[tuple[str, str]]:
+    """Whom to compare with whom, of those that took part."""
+    return [(one, other) for one, other in ((COLD, ALS), (WARM, COLD)) if one in tested and other in tested]
 
 
 def targets_of(name: str, tested: Sequence[Tested]) -> list[Target]:
     """Ahead of ALS where the log is like MovieLens; a warm start as good as a cold one, and cheaper."""
-    hits = {each.name: float(each.mean(hit_at).mean()) for each in tested}
-    seconds = {each.name: each.training_seconds for each in tested}
+    hits = defaultdict(float, {each.name: float(each.mean(hit_at).mean()) for each in tested})
+    seconds = defaultdict(float, {each.name: each.training_seconds for each in tested})
     metric = f"{name}: hit@{CUTOFF} of"
     against_als = Target(f"{metric} {COLD} / {ALS}", round(ratio(hits[COLD], hits[ALS]), 3), at_least=TIMES_ALS)
     return [

@@ -56,7 +56,8 @@ def garbage(
     kept = kept.union(*(needed(events[:length], retention.champions) for length in moments))
     kept = with_language_models(kept, language_models)
     gone = {event.version for event in events if event.happening in _GONE}
-    return [each.version for each in versions if each.version not in kept | gone]
+    told = {event.version for event in events}  # a version that was registered meanwhile is in no record yet
+    return [each.version for each in versions if each.version in told - kept - gone]
 
 
 def interrupted(events: Sequence[RegistryEvent]) -> list[ModelVersion]:
@@ -74,7 +75,13 @@ def needed(events: Sequence[RegistryEvent], champions: int) -> set[ModelVersion]
         return set(registered)
     newest_first = list(dict.fromkeys(reversed(crowned)))
     tried = {event.version for event in events if event.happening is Happening.CHALLENGING}
-    candidates = {version for version in registered if _age(version) > _age(crowned[-1]) and version not in tried}
+    last = max(place for place, event in enumerate(events) if event.happening in _CROWNED)
+    late = {event.version for event in events[last:] if event.happening is Happening.REGISTERED}
+    candidates = {
+        version
+        for version in registered
+        if (_age(version) > _age(crowned[-1]) or version in late) and version not in tried
+    }
     return set(newest_first[: 1 + champions]) | candidates | challengers(events)
 
 

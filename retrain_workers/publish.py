@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Final
 
 from online_models.contracts.artifacts import DataWindow, FeatureSketch, GoldenQuery, Manifest
@@ -61,11 +62,29 @@ class Refused:
 
 
 def code_version() -> str:
-    """The installed version of Penstock; `unknown` when it runs from a tree that is not installed."""
+    """The installed version of Penstock, and the commit where it runs from a working tree: `0.1.0+4ddbd67c0ffe`."""
     try:
-        return version("penstock")
+        installed = version("penstock")
     except PackageNotFoundError:
-        return "unknown"
+        installed = "unknown"
+    commit = commit_of(Path(__file__).parents[1] / ".git")
+    return f"{installed}+{commit[:12]}" if commit else installed
+
+
+def commit_of(repository: Path) -> str:
+    """The commit that a Git directory has checked out; empty where there is none, or it is laid out in another way."""
+    try:
+        head = (repository / "HEAD").read_text().strip()
+        if not head.startswith("ref: "):
+            return head
+        branch = head.removeprefix("ref: ")
+        loose = repository / branch
+        if loose.is_file():
+            return loose.read_text().strip()
+        packed = (repository / "packed-refs").read_text().splitlines()
+    except OSError:
+        return ""
+    return next((line.split()[0] for line in packed if line.endswith(f" {branch}")), "")
 
 
 def manifest_of(candidate: Candidate, job: RetrainJob, parent: ModelVersion | None, created_at: datetime) -> Manifest:

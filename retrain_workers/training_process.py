@@ -98,6 +98,8 @@ class TrainingProcess:
                 self.look()
                 return message
             self.progress = message
+            if time.monotonic() >= deadline:  # one that never stops telling is looked after all the same
+                break
         self.look()
         return None
 
