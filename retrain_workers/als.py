@@ -21,7 +21,6 @@ from threadpoolctl import threadpool_limits
 
 from online_models import als
 from online_models.contracts.artifacts import GoldenQuery
-from online_models.contracts.features import DEFAULT_FEATURES, FeatureSpec
 from online_models.contracts.ids import hashes_of
 from online_models.contracts.jobs import Start, TrainAls
 from online_models.embedding_space import Axes, EmbeddingColumns, coordinates
@@ -31,7 +30,7 @@ from online_models.learner import Trained
 from online_models.two_tower import UserTower
 from retrain_workers.attempt import Attempt
 from retrain_workers.datasets import Dataset, decayed_preferences, popular_rows
-from retrain_workers.evaluation import CUTOFF, Hashes, Popularity, history_of, rows_by_user
+from retrain_workers.evaluation import CUTOFF, Hashes, Popularity, Ranker, history_of, rows_by_user
 from retrain_workers.gate import Check, Gate
 from retrain_workers.references import Places
 from retrain_workers.served_ranker import ServedRanker
@@ -171,44 +170,13 @@ class AlsTrainer:
         if not (positive and 0 < job.holdout_fraction < 1):
             raise TrainingError(f"expected positive settings and a holdout fraction in (0, 1), got {job}")
 
-    @property
-    def kind(self) -> str:
-        """Of the artifact."""
-        return KIND
-
-    @property
-    def half_life_days(self) -> float:
-        """Of an event's weight, in event time."""
-        return self.job.half_life_days
-
-    @property
-    def holdout_fraction(self) -> float:
-        """Share of the positive events that the model is judged on."""
-        return self.job.holdout_fraction
-
-    @property
-    def features(self) -> Sequence[FeatureSpec]:
-        """What the stream job monitors."""
-        return self.job.features or DEFAULT_FEATURES
-
-    @property
-    def pane_seconds(self) -> int:
-        """Of the stream job's windows."""
-        return self.job.pane_seconds
-
-    @property
-    def seed(self) -> int:
-        """Of all draws."""
-        return self.job.seed
-
-    @property
-    def refits(self) -> bool:
-        """What was judged is trained again on all data."""
-        return True
-
     def from_nothing(self) -> None:
         """Every training begins at nothing."""
         return
+
+    def rival(self, recommender: Ranker, data: TrainingData) -> Ranker:
+        """Recommender beside recommender."""
+        return recommender
 
     def fit(self, data: TrainingData, attempt: Attempt) -> AlsModel:
         """See `fit`."""

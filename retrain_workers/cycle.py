@@ -15,18 +15,19 @@ from typing import Final
 
 from online_models.contracts.artifacts import FeatureSketch
 from online_models.contracts.jobs import JobKind, RetrainJob, TrainLora, until_of, version_of
+from online_models.embedding_space import PREFIX
 from online_models.text import TEXT_MODEL_FILE, TextModel
 from retrain_workers.attempt import Attempt, Part
 from retrain_workers.champions import Champion, champion_of
 from retrain_workers.datasets import refuse_too_little, window_of
-from retrain_workers.evaluation import Ranker, depth_of, old_regime_cases, parts_and_cases, popularity_of, score
+from retrain_workers.evaluation import depth_of, old_regime_cases, parts_and_cases, popularity_of, score
 from retrain_workers.gate import Gate, GateReport, judge
 from retrain_workers.job_rules import TrainingRules, TrainingStores
 from retrain_workers.lora.language_files import language_files
 from retrain_workers.publish import Candidate, Prepared, Refused, prepare
-from retrain_workers.references import reference_sketches
+from retrain_workers.references import reference_sketches, told_in_training
 from retrain_workers.smoke import smoke, smoke_checks
-from retrain_workers.trainers import TrainedModel, Trainer, trainer_for
+from retrain_workers.trainers import Terms, TrainedModel, Trainer, trainer_for
 from retrain_workers.training_data import TrainingData, read_training_data
 
 _LOG = logging.getLogger(__name__)
@@ -70,10 +71,10 @@ def run_job(
     if not judged.report.accepted:
         return Refused(judged.report.reason(), judged.report.encode())
     model, learned = judged.model, judged.data
-    if trainer.refits:
+    if Terms.of(trainer.job).refits:
         learned = data
         model = trainer.fit(data, Part(attempt, "whole"))
-    candidate = make_candidate(job, trainer, model, learned, judged.report.metrics(), champion)
+    candidate = make_candidate(job, model, learned, judged.report.metrics(), champion)
     prepared = prepare(stores.artifacts, candidate, job, parent, now)
     return _tested(job, prepared, judged.report, stores, rules, model, data, attempt)
 
@@ -104,22 +105,22 @@ def evaluate(trainer: Trainer, data: TrainingData, champion: Champion | None, ga
     The holdout begins after the champion's training data; see `evaluation.parts_and_cases` for the exception, which the metric
     `holdout_overlaps_champion` (0 or 1) tells.
     """
-    window = champion.manifest.data_window if champion is not None else None
-    parts, cases = parts_and_cases(data.dataset, trainer.holdout_fraction, window, gate.min_users)
+    terms, window = Terms.of(trainer.job), champion.manifest.data_window if champion is not None else None
+    parts, cases = parts_and_cases(data.dataset, terms.holdout_fraction, window, gate.min_users)
     known = data.before(parts.cut_ms)
     model = trainer.fit(known, attempt)
     attempt.report("gate")
     ours, depth = model.ranker(), depth_of(parts.history)
-    theirs = None if champion is None else rival_of(trainer, champion, known)
+    theirs = None if champion is None else trainer.rival(champion.ranker, known)
     old = (
         []
         if champion is None
-        else old_regime_cases(data.dataset, champion.manifest.known_until_ms, trainer.holdout_fraction)
+        else old_regime_cases(data.dataset, champion.manifest.known_until_ms, terms.holdout_fraction)
     )
     report = judge(
         score(ours, cases, depth),
         score(theirs, cases, depth) if theirs is not None else None,
-        score(popularity_of(parts.history, trainer.half_life_days), cases),
+        score(popularity_of(parts.history, terms.half_life_days), cases),
         gate,
         (score(ours, old, depth), score(theirs, old, depth)) if theirs is not None else None,
         model.checks(gate),
@@ -132,51 +133,40 @@ def evaluate(trainer: Trainer, data: TrainingData, champion: Champion | None, ga
     return Judged(model, known, report)
 
 
-def rival_of(trainer: Trainer, champion: Champion, data: TrainingData) -> Ranker:
-    """What a candidate is ranked beside: recommender by recommender, and a language model by the champion with its own."""
-    if trainer.kind != JobKind.LORA:
-        return champion.ranker
-    from retrain_workers.lora.trainer import LoraTrainer  # brings torch
-
-    assert isinstance(trainer, LoraTrainer), "the kind says so"
-    return trainer.rival(data)
-
-
 def make_candidate(
     job: RetrainJob,
-    trainer: Trainer,
     model: TrainedModel,
     data: TrainingData,
     metrics: Mapping[str, float],
     champion: Champion | None,
 ) -> Candidate:
     """What is published of a model that was trained on some data, with the champion's language model unless it has its own."""
-    files, language_model = model.files(), None
-    if trainer.kind == JobKind.LORA:
-        language_model = version_of(job.token)
+    terms, files = Terms.of(job.payload), model.files()
+    language_model = recommender_until_ms = None
+    if terms.kind is JobKind.LORA:
+        assert champion is not None, "an adapter has one to stand beside"
+        language_model, recommender_until_ms = version_of(job.token), champion.manifest.known_until_ms
     elif champion is not None and (carried := language_files(champion.files)):
         files |= carried
         language_model = champion.manifest.language_model
-    recommender = champion.manifest if champion is not None and trainer.kind == JobKind.LORA else None
     return Candidate(
-        kind=trainer.kind,
+        kind=terms.kind,
         files=files,
         hyperparameters=model.hyperparameters,
         metrics=metrics,
         data_window=window_of(data.interactions),
-        sketches=sketches_of(job, trainer, model, data, champion, files.get(TEXT_MODEL_FILE)),
+        sketches=sketches_of(job, model, data, champion, files.get(TEXT_MODEL_FILE)),
         golden=model.golden(data.dataset),
-        seed=trainer.seed,
+        seed=terms.seed,
         start=model.start,
         snapshot_sha256=data.snapshot_sha256,
         language_model=language_model,
-        recommender_until_ms=None if recommender is None else recommender.known_until_ms,
+        recommender_until_ms=recommender_until_ms,
     )
 
 
 def sketches_of(
     job: RetrainJob,
-    trainer: Trainer,
     model: TrainedModel,
     data: TrainingData,
     champion: Champion | None,
@@ -184,20 +174,23 @@ def sketches_of(
 ) -> list[FeatureSketch]:
     """The references of all features: of what the job trained over its own data, of what it only carries on the
     champion's."""
+    terms = Terms.of(job.payload)
+    trained = LANGUAGE if terms.kind is JobKind.LORA else RECOMMENDER
+    carried = [] if champion is None else champion.manifest.sketches
+    found = {sketch.feature: sketch for sketch in carried if sketch.feature.component != trained}
+    wanted = [spec for spec in terms.features if told_in_training(spec) not in found]
+    in_space = any(spec.source.startswith(PREFIX) for spec in wanted)
     made = reference_sketches(
         data.interactions,
         job.model,
-        trainer.features,
-        trainer.half_life_days,
-        model.places(data.dataset),
-        trainer.pane_seconds,
+        wanted,
+        terms.half_life_days,
+        model.places(data.dataset) if in_space else None,
+        terms.pane_seconds,
         None if text_model is None else TextModel.decode(text_model),
     )
-    if champion is None:
-        return made
-    trained = LANGUAGE if trainer.kind == JobKind.LORA else RECOMMENDER
-    kept = {sketch.feature: sketch for sketch in champion.manifest.sketches}
-    return [each if each.feature.component == trained else kept.get(each.feature, each) for each in made]
+    found |= {sketch.feature: sketch for sketch in made}
+    return [found[told] for spec in terms.features if (told := told_in_training(spec)) in found]
 
 
 def _tested(

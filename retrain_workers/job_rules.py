@@ -21,7 +21,10 @@ class TrainingStores:
 
 @dataclass(frozen=True, slots=True)
 class TrainerRules:
-    """What trainers are told beside the job; see `settings.WorkerSettings`. threads : that a network is trained with on a CPU"""
+    """What trainers are told beside the job; see `settings.WorkerSettings`.
+
+    threads : that a language model is trained with on a CPU
+    """
 
     recency_half_life_events: float
     base_model_dir: Path | None

@@ -80,14 +80,17 @@ def reference_sketches(
     pane_ms = pane_seconds * 1000 or USUAL_PANE_MS
     sketches = []
     for spec in specs:
-        told = msgspec.structs.replace(
-            spec, types=tuple(kind for kind in spec.types if kind is not EventType.IMPRESSION)
-        )
+        told = told_in_training(spec)
         source = placed if spec.source.startswith(PREFIX) else newest
         readable = text_model is not None or NLL not in spec.source
         if source is not None and readable and told.types and (not spec.domains or domain in spec.domains):
             sketches.append(_sketch(told, source, pane_ms))
     return sketches
+
+
+def told_in_training(spec: FeatureSpec) -> FeatureSpec:
+    """A feature as its reference declares it: without impressions, which training does not read."""
+    return msgspec.structs.replace(spec, types=tuple(kind for kind in spec.types if kind is not EventType.IMPRESSION))
 
 
 def _placed(newest: ObservedRows, places: Places, start: int) -> ObservedRows:

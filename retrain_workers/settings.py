@@ -27,7 +27,8 @@ class WorkerSettings(Settings):
     retry_base_seconds, retry_cap_seconds : first and longest pause before another attempt
     min_positive_events, min_items : fewer than these cannot give a model, and the job is buried
     device : what networks are trained on: `cpu`, `cuda`, or `auto` for whichever there is
-    training_threads : that a network is trained with on a CPU; 0 for half the cores, as the stream and the readers may share them
+    training_threads : that a language model is trained with on a CPU; 0 for half the cores, as the stream and the readers may
+        share them. Two towers take one: so their bytes are the same anywhere
     base_model_dir : a local directory with the causal language model that adapters are trained for, in the form of transformers;
         nothing is ever downloaded. Without one a tiny model is pretrained on the catalogue's text
     scored_users, language_scores_seconds : users with the newest events, whose candidates a language model scores for the readers

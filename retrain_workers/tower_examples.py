@@ -19,6 +19,7 @@ from online_models.contracts.events import Item
 from online_models.errors import TrainingError
 from online_models.interactions import DAY_MS
 from retrain_workers.datasets import Dataset, decay_weights
+from retrain_workers.point_in_time import histories
 
 F32 = npt.NDArray[np.float32]
 I64 = npt.NDArray[np.int64]
@@ -109,23 +110,16 @@ class Examples:
         """All examples of the data."""
         user = np.asarray(data.user, np.int64)
         item = np.asarray(data.item, np.int64)
-        by_user = np.argsort(user, kind="stable")
-        # the user's first event of the same instant bounds the history of all of them
-        sorted_user, sorted_ms = user[by_user], data.ts_ms[by_user]
-        places = np.arange(len(user))
-        begin, end = np.empty_like(places), np.empty_like(places)
-        new_user = _changes(sorted_user)
-        begin[by_user] = np.maximum.accumulate(np.where(new_user, places, 0))
-        end[by_user] = np.maximum.accumulate(np.where(new_user | _changes(sorted_ms), places, 0))
         first = np.sort(np.unique(user * max(1, len(data.items)) + item, return_index=True)[1])
+        before = histories(user, data.ts_ms, user[first], data.ts_ms[first])
         return cls(
             user=user[first],
             target=item[first],
             ts_ms=data.ts_ms[first],
             weight=decayed_weights(data.ts_ms[first], half_life_days),
-            met=item[by_user],
-            begin=begin[first],
-            end=end[first],
+            met=item[before.order],
+            begin=before.start,
+            end=before.end,
             items=len(data.items),
             demographics=data.demographics,
         )
@@ -162,12 +156,3 @@ def decayed_weights(ts_ms: I64, half_life_days: float) -> F32:
     weights = decay_weights(ts_ms, max(half_life_days, LEAST_SPAN_SHARE * span_days))
     relative: F32 = (weights / weights.mean()).astype(np.float32)
     return relative
-
-
-def _changes(column: I64) -> npt.NDArray[np.bool_]:
-    """Where a column (n,) differs from the row before; its first row does.
-
-    >>> _changes(np.array([4, 4, 5])).tolist()
-    [True, False, True]
-    """
-    return np.concatenate([np.ones(min(1, len(column)), np.bool_), column[1:] != column[:-1]])

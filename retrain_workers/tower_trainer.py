@@ -7,7 +7,6 @@ import msgspec
 from safetensors.numpy import load
 
 from online_models.contracts.artifacts import GoldenQuery
-from online_models.contracts.features import FeatureSpec
 from online_models.contracts.jobs import Start, TrainTwoTower
 from online_models.two_tower import UserTower
 from retrain_workers import two_tower
@@ -15,6 +14,7 @@ from retrain_workers.als import AlsModel, AlsTrainer
 from retrain_workers.attempt import Attempt
 from retrain_workers.champions import Champion
 from retrain_workers.datasets import Dataset
+from retrain_workers.evaluation import Ranker
 from retrain_workers.gate import Check, Gate
 from retrain_workers.references import Places
 from retrain_workers.served_ranker import ServedRanker
@@ -81,41 +81,6 @@ class TwoTowerTrainer:
     champion: Champion | None
     device: str
 
-    @property
-    def kind(self) -> str:
-        """Of the artifact."""
-        return two_tower.KIND
-
-    @property
-    def half_life_days(self) -> float:
-        """Of an event's weight, in event time."""
-        return self.als.half_life_days
-
-    @property
-    def holdout_fraction(self) -> float:
-        """Share of the positive events that the model is judged on."""
-        return self.als.holdout_fraction
-
-    @property
-    def features(self) -> Sequence[FeatureSpec]:
-        """What the stream job monitors."""
-        return self.als.features
-
-    @property
-    def pane_seconds(self) -> int:
-        """Of the stream job's windows."""
-        return self.als.pane_seconds
-
-    @property
-    def seed(self) -> int:
-        """Of all draws."""
-        return self.job.seed
-
-    @property
-    def refits(self) -> bool:
-        """What was judged is trained again on all data."""
-        return True
-
     def from_nothing(self) -> "TwoTowerTrainer | None":
         """The same with a cold start; None where this is one."""
         if self.job.start is Start.COLD:
@@ -123,6 +88,10 @@ class TwoTowerTrainer:
         return TwoTowerTrainer(
             msgspec.structs.replace(self.job, start=Start.COLD), self.als, self.champion, self.device
         )
+
+    def rival(self, recommender: Ranker, data: TrainingData) -> Ranker:
+        """Recommender beside recommender."""
+        return recommender
 
     def fit(self, data: TrainingData, attempt: Attempt) -> TwoTowerModel:
         """Train on all of the data."""

@@ -5,11 +5,12 @@
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol, assert_never
+from dataclasses import dataclass
+from typing import Protocol, Self, assert_never
 
 from online_models.contracts.artifacts import GoldenQuery
-from online_models.contracts.features import FeatureSpec
-from online_models.contracts.jobs import JobPayload, Start, TrainAls, TrainLora, TrainTwoTower
+from online_models.contracts.features import DEFAULT_FEATURES, FeatureSpec
+from online_models.contracts.jobs import JobKind, JobPayload, Start, TrainAls, TrainLora, TrainTwoTower, kind_of
 from online_models.errors import TrainingError
 from retrain_workers.als import AlsTrainer
 from retrain_workers.attempt import Attempt
@@ -53,39 +54,52 @@ class Trainer(Protocol):
     """One kind of model under one job's settings. The same data give the same model."""
 
     @property
-    def kind(self) -> str:
-        """Of the artifact."""
-
-    @property
-    def half_life_days(self) -> float:
-        """Of an event's weight, in event time."""
-
-    @property
-    def holdout_fraction(self) -> float:
-        """Share of the positive events that the model is judged on."""
-
-    @property
-    def features(self) -> Sequence[FeatureSpec]:
-        """What the stream job monitors, and so needs a reference of."""
-
-    @property
-    def pane_seconds(self) -> int:
-        """Of the stream job's windows; 0 for the usual ones."""
-
-    @property
-    def seed(self) -> int:
-        """Of all draws."""
-
-    @property
-    def refits(self) -> bool:
-        """Whether the judged settings are trained again on all data before they are published, the judged events among them."""
+    def job(self) -> JobPayload:
+        """What is asked for."""
 
     def from_nothing(self) -> "Trainer | None":
         """The same training without the champion to go on from, to be tried where the gate refuses this one; None where this is
         it."""
 
+    def rival(self, recommender: Ranker, data: TrainingData) -> Ranker:
+        """What the model is ranked beside, given the champion's recommender: that, with its language model for another."""
+
     def fit(self, data: TrainingData, attempt: Attempt) -> TrainedModel:
         """Train on all of the data."""
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a job of any kind says of data, judgement and reference.
+
+    half_life_days : of an event's weight, in event time
+    holdout_fraction : share of the positive events that the model is judged on
+    features : what the stream job monitors, and so needs a reference of; pane_seconds : of its windows, 0 for the usual ones
+    """
+
+    kind: JobKind
+    half_life_days: float
+    holdout_fraction: float
+    features: Sequence[FeatureSpec]
+    pane_seconds: int
+    seed: int
+
+    @classmethod
+    def of(cls, payload: JobPayload) -> Self:
+        """Of a job; towers have those of the factors beside them."""
+        said = payload.als if isinstance(payload, TrainTwoTower) else payload
+        features = said.features or DEFAULT_FEATURES
+        return cls(
+            kind_of(payload), said.half_life_days, said.holdout_fraction, features, said.pane_seconds, payload.seed
+        )
+
+    @property
+    def refits(self) -> bool:
+        """Whether the judged settings are trained again on all data before they are published, the judged events among them.
+
+        An adapter is published as it was judged.
+        """
+        return self.kind is not JobKind.LORA
 
 
 def trainer_for(payload: JobPayload, champion: Champion | None, rules: TrainerRules) -> Trainer:
@@ -96,15 +110,16 @@ def trainer_for(payload: JobPayload, champion: Champion | None, rules: TrainerRu
         case TrainTwoTower():
             from retrain_workers.tower_trainer import TwoTowerTrainer
 
-            _use_threads(rules.threads)
             factors = AlsTrainer(payload.als, rules.recency_half_life_events)
             return TwoTowerTrainer(payload, factors, champion, rules.device)
         case TrainLora():
             if champion is None:
                 raise TrainingError("expected a champion whose recommender a language model stands beside, got none")
+            import torch
+
             from retrain_workers.lora.trainer import LoraTrainer
 
-            _use_threads(rules.threads)
+            torch.set_num_threads(rules.threads)
             return LoraTrainer(payload, champion, rules.base_model_dir, device_of(rules.device))
         case _:
             assert_never(payload)
@@ -119,9 +134,3 @@ def device_of(name: str) -> str:
     if name == "cuda":
         raise TrainingError("expected a CUDA device, as the setting `device` says; got none")
     return "cpu"
-
-
-def _use_threads(count: int) -> None:
-    import torch
-
-    torch.set_num_threads(count)

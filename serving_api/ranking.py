@@ -9,8 +9,8 @@
   by popularity, and then by whatever the catalogue and the version know, within the same excludes, limits and ages.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from typing import Final
 
@@ -34,7 +34,7 @@ from serving_api.reranking.lists import Chosen, Context, changes_nothing, rerank
 from serving_api.reranking.matching import matches
 from serving_api.retrieval import Ranked, Rows, VersionView
 from serving_api.rules import Reranking
-from serving_api.suggesting import Suggestions, suggestions_of
+from serving_api.suggesting import suggestions_of
 
 POPULARITY: Final = "popularity"
 
@@ -97,8 +97,9 @@ class Known:
 
     source : what the vectors come from, None for nowhere; vectors : float32 (2, k); tower : float32 (t,) or None
     context : int64 (n,), rows of the items that count, oldest first; -1 for an unknown one
-    events : how long the history counts as; liked : float32 (items,), what stated preferences add to each item's score, or None
-    suggestions : what a language model adds, or None
+    events : how long the history counts as
+    liked, suggested : float32 (items,), what stated preferences and a language model add to each item's score, or None
+    logits : by row of the items that the language model has scored, see `Suggestions`
     """
 
     source: str | None
@@ -107,14 +108,15 @@ class Known:
     context: Rows
     events: int
     liked: F32 | None
-    suggestions: Suggestions | None = None
+    suggested: F32 | None = None
+    logits: Mapping[int, float] = field(default_factory=dict)
 
-    def raised(self, items: int) -> F32 | None:
-        """What is added to the score of each of so many items, float32 (items,); None for nothing."""
-        if self.suggestions is None:
-            return self.liked
-        suggested = self.suggestions.raised(items)
-        return suggested if self.liked is None else self.liked + suggested
+    @property
+    def raised(self) -> F32 | None:
+        """What is added to the score of each item, float32 (items,); None for nothing."""
+        if self.liked is None or self.suggested is None:
+            return self.suggested if self.liked is None else self.liked
+        return self.liked + self.suggested
 
 
 def rank(
@@ -149,7 +151,7 @@ def _from_view(
     view: VersionView, known: Known, excluded: Rows, visit: Visit, config: Reranking, exposure: Exposure | None
 ) -> list[RankedItem]:
     """At most k items of a view, without those in the excluded rows (e,)."""
-    raised = known.raised(len(view.vectors))
+    raised = known.raised
     if exposure is None and not view.facts.rules and changes_nothing(config, config.age_of(visit.age)):
         ranked = view.best(
             known.context, known.events, known.vectors, excluded, PLAIN_SHARE * visit.k, known.tower, raised
@@ -202,8 +204,11 @@ def known_of(view: VersionView, user_id: str, user: UserState) -> Known:
         # an item that somebody has said to like tells as much as one met
         source, events = source or "neighbours", max(events, 1)
     tower = view.loaded.fold_ins.tower_query(met.recent)
-    suggestions = suggestions_of(view, user, vectors[1])
-    return Known(source, vectors, tower, context, events, None if liking is None else liking.raised, suggestions)
+    known = Known(source, vectors, tower, context, events, None if liking is None else liking.raised)
+    said = suggestions_of(view, user, vectors[1])
+    return (
+        known if said is None else replace(known, suggested=said.raised(len(view.vectors)), logits=said.logits_by_row())
+    )
 
 
 def user_vectors(loaded: LoadedVersion, user_id: str, user: UserState) -> tuple[str | None, F32]:
@@ -235,13 +240,11 @@ def _shares(candidates: Candidates, visit: Visit, config: Reranking, exposure: E
 
 def _told(view: VersionView, ranked: Ranked, chosen: Chosen, known: Known) -> list[RankedItem]:
     """The chosen items with the reasons for them."""
-    parts, context, ids = _parts(ranked, known, len(view.vectors)), known.context, view.sources.items.ids
+    parts, context, ids = _parts(ranked, known), known.context, view.sources.items.ids
     tables = view.sources.followers.arrays, view.sources.companions.arrays
     source, about = strongest_sources(chosen.places, parts, chosen.bonus, ranked.rows, context, view.vectors, *tables)
     codes = (*SOURCES[: parts.shape[1]], Code.NEW, Code.FOR_YOU)  # where nothing can be said, -1, the last
-    recent, items, said = context.tolist(), [], {}
-    if known.suggestions is not None:
-        said = dict(zip(known.suggestions.rows.tolist(), known.suggestions.logits.tolist(), strict=True))
+    recent, items = context.tolist(), []
     columns = (
         ranked.rows[chosen.places],
         chosen.scores,
@@ -258,17 +261,16 @@ def _told(view: VersionView, ranked: Ranked, chosen: Chosen, known: Known) -> li
         elif code is Code.BECAUSE_YOU_WATCHED and ids[row] in view.placed:
             code = Code.SIMILAR_CONTENT  # its vector comes from its content alone
         placed = score if known.source else None
-        items.append(RankedItem(ids[row], placed, code, because, propensity, said.get(row)))
+        items.append(RankedItem(ids[row], placed, code, because, propensity, known.logits.get(row)))
     return items
 
 
-def _parts(ranked: Ranked, known: Known, items: int) -> F32:
+def _parts(ranked: Ranked, known: Known) -> F32:
     """What each of the `SOURCES` added to the scores, (m, 3), or (m, 5) with what was raised apart."""
-    if known.liked is None and known.suggestions is None:
+    if known.liked is None and known.suggested is None:
         return ranked.parts
     nothing = np.zeros(len(ranked.rows), np.float32)
-    liked = nothing if known.liked is None else known.liked[ranked.rows]
-    suggested = nothing if known.suggestions is None else known.suggestions.raised(items)[ranked.rows]
+    liked, suggested = (nothing if each is None else each[ranked.rows] for each in (known.liked, known.suggested))
     return np.column_stack([ranked.parts[:, :2], ranked.parts[:, 2] - liked - suggested, liked, suggested])
 
 

@@ -34,6 +34,10 @@ class Suggestions:
         added[self.rows] = self.gains
         return added
 
+    def logits_by_row(self) -> dict[int, float]:
+        """Row -> logit."""
+        return dict(zip(self.rows.tolist(), self.logits.tolist(), strict=True))
+
 
 def suggestions_of(view: VersionView, user: UserState, vector: F32) -> Suggestions | None:
     """What the language model of a view says to a user of long vector (k,): of new items as to users like them, and of whatever

@@ -73,7 +73,6 @@ class LoraFigures(msgspec.Struct, frozen=True):
     """What is known of an adapter beside its weights: `lora.json`.
 
     validation_loss : mean loss of the validation choices with the adapter, and of the base alone before it
-    weight : what a deviation of s adds to the recommender's scores, see `ranking`; None where nobody has fitted it
     """
 
     base_sha256: str
@@ -86,7 +85,6 @@ class LoraFigures(msgspec.Struct, frozen=True):
     validation_loss: float | None = None
     base_validation_loss: float | None = None
     rank_losses: dict[str, float] = {}
-    weight: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

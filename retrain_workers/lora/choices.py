@@ -12,6 +12,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from retrain_workers.point_in_time import histories
+
 F32 = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]
 
@@ -95,22 +97,13 @@ def choices_of(
     >>> [rows.tolist() for rows in found.histories()], found.candidates.tolist()
     ([[0], [1, 2]], [[2, 7], [3, 8]])
     """
-    order = np.lexsort((ts_ms, user))
-    sorted_user, sorted_ts = user[order], ts_ms[order]
-    new_user = np.diff(sorted_user, prepend=-1) != 0
-    new_time = new_user | (np.diff(sorted_ts, prepend=np.int64(-1)) != 0)
-    places = np.arange(len(order))
-    user_start = np.maximum.accumulate(np.where(new_user, places, 0))
-    end = np.maximum.accumulate(np.where(new_time, places, 0))  # what lies before is strictly earlier
-    place_of = np.empty(len(order), np.int64)
-    place_of[order] = places
-    end, begin = end[place_of[chosen]], np.maximum(end - recent, user_start)[place_of[chosen]]
-    sorted_item = np.asarray(item, np.int64)[order]
-    histories = [sorted_item[a:b] for a, b in zip(begin.tolist(), end.tolist(), strict=True)]
+    items: Rows = np.asarray(item, np.int64)
+    before = histories(user, ts_ms, user[chosen], ts_ms[chosen])
+    indptr, events = replace(before, start=np.maximum(before.end - recent, before.start)).entries()
     return ChoiceGroups(
-        _indptr(end - begin),
-        np.concatenate(histories) if histories else np.empty(0, np.int64),
-        np.column_stack([np.asarray(item, np.int64)[chosen], negatives]),
+        indptr.astype(np.int64),
+        items[events],
+        np.column_stack([items[chosen], negatives]),
         ts_ms[chosen],
         np.ones(len(chosen), np.float32) if weights is None else weights,
     )

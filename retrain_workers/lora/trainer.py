@@ -10,7 +10,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Final
@@ -21,8 +21,7 @@ import numpy.typing as npt
 
 from online_models.contracts.artifacts import GoldenQuery
 from online_models.contracts.events import Item
-from online_models.contracts.features import DEFAULT_FEATURES, FeatureSpec
-from online_models.contracts.jobs import JobKind, Start, TrainLora
+from online_models.contracts.jobs import Start, TrainLora
 from online_models.errors import ArtifactError, TrainingError
 from online_models.interactions import DAY_MS
 from online_models.language_scores import LANGUAGE_MODEL_FILE, LanguageModel
@@ -39,7 +38,7 @@ from retrain_workers.lora.adapters import Adapter
 from retrain_workers.lora.base import BaseModel
 from retrain_workers.lora.choices import TAKEN, ChoiceGroups, choices_of, decayed, with_replay
 from retrain_workers.lora.fitting import train_adapter
-from retrain_workers.lora.language_files import tiny_base_of, with_tiny_base
+from retrain_workers.lora.language_files import VOCABULARY_FILE, tiny_base_of, with_tiny_base
 from retrain_workers.lora.prompts import Words, item_text, words_of
 from retrain_workers.lora.ranking import MIN_CHOICES as MIN_LATER
 from retrain_workers.lora.ranking import ItemTexts, LoraRanker, fitted_weight, later_choices
@@ -135,7 +134,7 @@ class LoraModel:
         """The language model at work."""
         return Scorer(self.base, self.texts.texts, self.adapter)
 
-    @property
+    @cached_property
     def items(self) -> ItemTexts:
         """Which item has which text."""
         return ItemTexts.of(self.texts.ids, self.job.recent)
@@ -161,7 +160,7 @@ class LoraModel:
         """The champion's."""
         return self.champion.manifest.golden
 
-    @property
+    @cached_property
     def factors(self) -> AlsModel:
         """The champion's."""
         return AlsModel.of(self.champion.files, self.champion.manifest.hyperparameters)
@@ -183,60 +182,22 @@ class LoraTrainer:
         if not (positive and 0 < job.holdout_fraction < 1 and job.half_life_days > 0 and job.learning_rate > 0):
             raise TrainingError(f"expected positive settings and a holdout fraction in (0, 1), got {job}")
 
-    @property
-    def kind(self) -> str:
-        """Of the artifact."""
-        return JobKind.LORA
-
-    @property
-    def half_life_days(self) -> float:
-        """Of a choice's weight, in event time."""
-        return self.job.half_life_days
-
-    @property
-    def holdout_fraction(self) -> float:
-        """Share of the positive events that the model is judged on."""
-        return self.job.holdout_fraction
-
-    @property
-    def features(self) -> Sequence[FeatureSpec]:
-        """What the stream job monitors."""
-        return self.job.features or DEFAULT_FEATURES
-
-    @property
-    def pane_seconds(self) -> int:
-        """Of the stream job's windows."""
-        return self.job.pane_seconds
-
-    @property
-    def seed(self) -> int:
-        """Of all draws."""
-        return self.job.seed
-
-    @property
-    def refits(self) -> bool:
-        """What was judged is published."""
-        return False
-
     def from_nothing(self) -> None:
         """Every adapter begins at the base."""
         return
 
-    def rival(self, data: TrainingData) -> Ranker:
+    def rival(self, recommender: Ranker, data: TrainingData) -> Ranker:
         """The champion with the language model that it has, if it has one."""
         files, texts = self.champion.files, Texts.of(data.catalogue)
         if LANGUAGE_MODEL_FILE not in files:
-            return self.champion.ranker
+            return recommender
         tiny, items = tiny_base_of(files), ItemTexts.of(texts.ids, self.job.recent)
         try:
             base = BaseModel.of_files(tiny, self.device) if tiny else self._mounted()
             scorer = Scorer(base, texts.texts, Adapter.of_files(files))
-        except (
-            ArtifactError,
-            TrainingError,
-        ) as error:  # such as of another base than is mounted now
+        except (ArtifactError, TrainingError) as error:  # such as of another base than is mounted now
             _LOG.warning("champion.language_model_unreadable reason=%s", error)
-            return self.champion.ranker
+            return recommender
         use = LanguageModel.of(files[LANGUAGE_MODEL_FILE], self.champion.manifest.language_model)
         return LoraRanker(self.champion.ranker, scorer, items, use.weight, self.job.candidates)
 
@@ -272,7 +233,7 @@ class LoraTrainer:
         learned = with_replay(new, old, self.job.replay_share, self.job.seed)
         # as of the towers: a half-life of hours would leave of weeks of choices next to nothing to learn from
         span_days = float(np.ptp(learned.ts_ms)) / DAY_MS
-        learned = decayed(learned, max(self.half_life_days, LEAST_SPAN_SHARE * span_days))
+        learned = decayed(learned, max(self.job.half_life_days, LEAST_SPAN_SHARE * span_days))
         adapter = train_adapter(base, texts.texts, learned, later, self.job, attempt)
         scorer, items = Scorer(base, texts.texts, adapter), ItemTexts.of(texts.ids, self.job.recent)
         weight = fitted_weight(scorer, items, chosen)
@@ -281,7 +242,7 @@ class LoraTrainer:
             champion=self.champion,
             base=base,
             base_files=base_files,
-            adapter=replace(adapter, figures=msgspec.structs.replace(adapter.figures, weight=weight)),
+            adapter=adapter,
             texts=texts,
             use=use_of(weight, calibration, data.impressions, self.job.group_size),
             calibration=calibration,
@@ -295,7 +256,7 @@ class LoraTrainer:
         if self.base_model_dir is not None:
             return self._mounted(), {}, Start.WARM
         files, start = tiny_base_of(self.champion.files), Start.WARM
-        if not files or new_words(BaseModel.of_files(files).prompt, texts.texts) > MOST_NEW_WORDS:
+        if not files or new_words(Words.decode(files[VOCABULARY_FILE]), texts.texts) > MOST_NEW_WORDS:
             past = groups.take(np.arange(round(BASE_SHARE * len(groups)))[-MOST_BASE_CHOICES:])
             files, start = pretrain(texts.texts, past, Pretraining(seed=self.job.seed), attempt), Start.COLD
         return BaseModel.of_files(files, self.device), files, start
@@ -361,12 +322,11 @@ def _logit(rate: float) -> float:
     return float(np.log(rate / (1 - rate)))
 
 
-def new_words(prompt: object, texts: Sequence[str]) -> float:
+def new_words(known: Words, texts: Sequence[str]) -> float:
     """Share of the words of texts that a tiny base does not know.
 
     >>> new_words(Words.of_texts(["heat crime"]), ["heat", "up up"])
     0.5
     """
-    known = set(prompt.words) if isinstance(prompt, Words) else set()
     words = {word for text in texts for word in words_of(text)}
-    return len(words - known) / max(1, len(words))
+    return len(words.difference(known.words)) / max(1, len(words))
