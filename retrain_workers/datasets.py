@@ -8,7 +8,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 import numpy as np
@@ -20,6 +20,9 @@ from online_models.contracts.artifacts import DataWindow
 from online_models.contracts.ids import hashes_of
 from online_models.errors import TrainingError
 from online_models.interactions import DAY_MS, Interactions
+
+LEAST_SPAN_SHARE: Final = 0.25
+"""Of the time from the first to the last event: what a half-life of a network's events is at least."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +103,16 @@ def decay_weights(
     age_days = ((ts_ms.max(initial=0) if now_ms is None else now_ms) - ts_ms) / DAY_MS
     weight: npt.NDArray[np.float64] = np.exp2(-age_days / half_life_days)
     return weight
+
+
+def half_life_over(ts_ms: npt.NDArray[np.int64], half_life_days: float) -> float:
+    """A half-life for networks, which need many events: as asked, but at least `LEAST_SPAN_SHARE` of the events' span, in days.
+
+    >>> half_life_over(np.array([0, 8 * DAY_MS]), 1.0), half_life_over(np.array([0, 8 * DAY_MS]), 5.0)
+    (2.0, 5.0)
+    """
+    span_days = float(np.ptp(ts_ms)) / DAY_MS if len(ts_ms) else 0.0
+    return max(half_life_days, LEAST_SPAN_SHARE * span_days)
 
 
 def decayed_preferences(dataset: Dataset, half_life_days: float) -> csr_matrix:

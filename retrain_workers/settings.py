@@ -39,11 +39,12 @@ class WorkerSettings(Settings):
     mlflow_uri : an MLflow tracking server that versions are mirrored to, `http://host:port`, with `user:password@` where it asks
         for them; empty for none
     mlflow_timeout_seconds : of one request to it
-    gate_margin : share of the champion's NDCG@10 that a candidate may lose and still go on to a canary
+    gate_margin : share of the champion's NDCG (at 5 % of the catalogue, between 10 and 100) that a candidate may lose and
+        still go on to a canary
     gate_alpha : error of that decision: how often a candidate that loses just the margin goes on
     gate_absurd_share : a first model below this share of popularity's NDCG@10 is refused
     gate_min_users : holdout users below which a comparison says nothing
-    gate_old_margin : share of the champion's NDCG@10 on its own old events that a candidate may have forgotten; 1 for all
+    gate_old_margin : share of the champion's NDCG on its own old events that a candidate may have forgotten; 1 for all
     gate_coverage_share : different items in a candidate's lists, at least this share of those in the champion's
     gate_overlap_floor : mean Jaccard overlap of a candidate's lists with the champion's, at least; 0 asks for nothing
     gate_calibration_error : expected calibration error of a model that gives probabilities, at most

@@ -10,22 +10,18 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple, Self
+from typing import NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from online_models.contracts.events import Item
 from online_models.errors import TrainingError
-from online_models.interactions import DAY_MS
-from retrain_workers.datasets import Dataset, decay_weights
+from retrain_workers.datasets import Dataset, decay_weights, half_life_over
 from retrain_workers.point_in_time import histories
 
 F32 = npt.NDArray[np.float32]
 I64 = npt.NDArray[np.int64]
-
-LEAST_SPAN_SHARE: Final = 0.25
-"""A half-life is at least this share of the time from the first to the last event."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,14 +141,13 @@ class Examples:
 
 
 def decayed_weights(ts_ms: I64, half_life_days: float) -> F32:
-    """2^(-age / half-life) of events (n,), oldest first, 1 on average; see `LEAST_SPAN_SHARE`.
+    """2^(-age / half-life) of events (n,), oldest first, 1 on average; see `datasets.half_life_over`.
 
-    >>> decayed_weights(np.array([0, 4 * DAY_MS]), 4.0).astype(float).round(3).tolist()
+    >>> decayed_weights(np.array([0, 4 * 86_400_000]), 4.0).astype(float).round(3).tolist()
     [0.667, 1.333]
     """
     if len(ts_ms) == 0:
         return np.empty(0, np.float32)
-    span_days = float(ts_ms[-1] - ts_ms[0]) / DAY_MS
-    weights = decay_weights(ts_ms, max(half_life_days, LEAST_SPAN_SHARE * span_days))
+    weights = decay_weights(ts_ms, half_life_over(ts_ms, half_life_days))
     relative: F32 = (weights / weights.mean()).astype(np.float32)
     return relative

@@ -11,8 +11,8 @@ For a batch of users u and their targets j, each with weight w_u, the loss is th
 
     s_uj = u · v_j / temperature - log q_j,   L = mean over u of w_u (log Σ_j' exp(s_uj') - s_uj)
 
-with j' over the targets of the batch but those that the user has met and other users' copies of u's own target, and q_j how
-often j is drawn as a target.
+with j' over the targets of the batch but those among the user's newest items and other users' copies of u's own target, and q_j
+how often j is drawn as a target.
 
 References
 ----------

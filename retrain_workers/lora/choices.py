@@ -12,6 +12,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from retrain_workers.datasets import decay_weights
 from retrain_workers.point_in_time import histories
 
 F32 = npt.NDArray[np.float32]
@@ -130,8 +131,8 @@ def with_replay(new: ChoiceGroups, old: ChoiceGroups, share: float, seed: int) -
 
 def decayed(groups: ChoiceGroups, half_life_days: float) -> ChoiceGroups:
     """The same choices, weighing 2^(-age / half-life) as much, their age counted from the newest."""
-    age_days = (groups.ts_ms.max(initial=0) - groups.ts_ms) / 86_400_000
-    return replace(groups, weights=(groups.weights * np.exp2(-age_days / half_life_days)).astype(np.float32))
+    weights = groups.weights * decay_weights(groups.ts_ms, half_life_days)
+    return replace(groups, weights=weights.astype(np.float32))
 
 
 def _indptr(lengths: Rows) -> Rows:

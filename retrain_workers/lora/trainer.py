@@ -23,14 +23,13 @@ from online_models.contracts.artifacts import GoldenQuery
 from online_models.contracts.events import Item
 from online_models.contracts.jobs import Start, TrainLora
 from online_models.errors import ArtifactError, TrainingError
-from online_models.interactions import DAY_MS
 from online_models.language_scores import LANGUAGE_MODEL_FILE, LanguageModel
 from online_models.text import TEXT_MODEL_FILE, TextModel
 from retrain_workers.als import AlsModel
 from retrain_workers.attempt import Attempt
 from retrain_workers.calibration import PLATT, Calibration, Platt, calibrate, calibration_check
 from retrain_workers.champions import Champion
-from retrain_workers.datasets import Dataset
+from retrain_workers.datasets import Dataset, half_life_over
 from retrain_workers.evaluation import Ranker, cases_of, newest
 from retrain_workers.gate import Check, Gate
 from retrain_workers.impressions import Impressions
@@ -46,7 +45,6 @@ from retrain_workers.lora.scoring import Scorer
 from retrain_workers.lora.tiny_base import Pretraining, pretrain
 from retrain_workers.references import Places
 from retrain_workers.sampling import negatives
-from retrain_workers.tower_examples import LEAST_SPAN_SHARE
 from retrain_workers.training_data import TrainingData
 
 _LOG = logging.getLogger(__name__)
@@ -231,9 +229,7 @@ class LoraTrainer:
         new = groups.take(np.arange(max(0, len(groups) - self.job.choices), len(groups)))
         old = groups.take(np.arange(len(groups) - len(new)))
         learned = with_replay(new, old, self.job.replay_share, self.job.seed)
-        # as of the towers: a half-life of hours would leave of weeks of choices next to nothing to learn from
-        span_days = float(np.ptp(learned.ts_ms)) / DAY_MS
-        learned = decayed(learned, max(self.job.half_life_days, LEAST_SPAN_SHARE * span_days))
+        learned = decayed(learned, half_life_over(learned.ts_ms, self.job.half_life_days))
         adapter = train_adapter(base, texts.texts, learned, later, self.job, attempt)
         scorer, items = Scorer(base, texts.texts, adapter), ItemTexts.of(texts.ids, self.job.recent)
         weight = fitted_weight(scorer, items, chosen)
