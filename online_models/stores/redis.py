@@ -33,6 +33,7 @@ from online_models.ports import EmbeddingUpdate, SourcesState, Vector, VersionUp
 
 if TYPE_CHECKING:
     from redis.client import Pipeline
+    from redis.connection import Connection
 
 STATUS_TTL: Final = timedelta(seconds=15)
 """A reader that has been silent for longer no longer counts."""
@@ -66,10 +67,24 @@ def connect(url: str) -> redis.Redis:
     StoreUnavailable
         When the server cannot be reached.
     """
-    client = redis.Redis.from_url(url, retry=Retry(ExponentialWithJitterBackoff(cap=1.0, base=0.05), _RETRIES))
+    retry = Retry(ExponentialWithJitterBackoff(cap=1.0, base=0.05), _RETRIES)
+    client = redis.Redis.from_pool(_PatientPool.from_url(url, retry=retry))
     with translated():
         client.ping()
     return client
+
+
+class _PatientPool(redis.ConnectionPool):
+    """A pool that tries once more where the connection it has just opened in place of a lost one is lost too.
+
+    redis-py repeats a command whose connection breaks, but not the pool's own check before it.
+    """
+
+    def get_connection(self, command_name: Any = None, *keys: Any, **options: Any) -> "Connection":
+        try:
+            return super().get_connection()
+        except redis.ConnectionError:
+            return super().get_connection()
 
 
 def encode_vector(version_ms: int, vector: Vector) -> bytes:

@@ -2,6 +2,7 @@
 
 import random
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -333,6 +334,29 @@ def test_readers_that_are_long_gone_are_forgotten(client: redis.Redis) -> None:
     routes.heartbeat(MOVIES, "gone", NOW - timedelta(days=2))
     routes.heartbeat(MOVIES, "here", NOW)
     assert client.zrange(keys.readers(MOVIES), 0, -1) == [b"here"]
+
+
+def test_a_connection_lost_again_while_it_is_replaced_is_opened_once_more(
+    client: redis.Redis, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(store.connect(redis_url)) as other:
+        connection = client.connection_pool.get_connection()
+        client.connection_pool.release(connection)
+        connect = connection.connect
+        opened: list[int] = []
+
+        def open_and_lose() -> None:
+            lost = not connection.is_connected
+            connect()  # type: ignore[no-untyped-call]
+            if lost:
+                opened.append(1)
+            if lost and len(opened) == 1:
+                other.client_kill_filter(_type="normal", skipme=True)
+
+        monkeypatch.setattr(connection, "connect", open_and_lose)
+        other.client_kill_filter(_type="normal", skipme=True)
+        assert client.ping() is True
+        assert len(opened) == 2
 
 
 def test_an_unreachable_server_is_unavailable(tmp_path: Path) -> None:
