@@ -26,10 +26,10 @@ from benchmarks.report import ROOT, Machine, Target, result, table
 from online_models.contracts.jobs import TrainAls
 from online_models.history import UserHistory
 from retrain_workers import als
-from retrain_workers.datasets import Dataset
-from retrain_workers.evaluation import CUTOFF, Hashes, Ranker, Scores, cases_of, depth_of, score
-from retrain_workers.gate import Gate, Verdict, judge
-from retrain_workers.splits import split
+from retrain_workers.data.datasets import Dataset
+from retrain_workers.data.splits import split
+from retrain_workers.validation.evaluation import CUTOFF, Hashes, Ranker, Scores, cases_of, depth_of, score
+from retrain_workers.validation.gate import Gate, Verdict, judge
 
 F64 = npt.NDArray[np.float64]
 

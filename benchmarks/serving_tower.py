@@ -20,8 +20,8 @@ from online_models.als import top_k
 from online_models.contracts.events import Item
 from online_models.contracts.jobs import TrainTwoTower
 from online_models.two_tower import UserTower
-from retrain_workers.tower_items import ItemContent
-from retrain_workers.tower_network import Sizes, Towers, begin_parameters
+from retrain_workers.two_tower.items import ItemContent
+from retrain_workers.two_tower.network import Sizes, Towers, begin_parameters
 
 F32 = npt.NDArray[np.float32]
 I64 = npt.NDArray[np.int64]

@@ -47,8 +47,8 @@ from online_models.stores.catalogue import read_catalogue
 from online_models.stores.recorded import read_log
 from online_models.two_tower import UserTower
 from retrain_workers.attempt import Unwatched
-from retrain_workers.tower_examples import TowerData
-from retrain_workers.two_tower import TrainedTowers, train
+from retrain_workers.two_tower.examples import TowerData
+from retrain_workers.two_tower.fitting import TrainedTowers, train
 
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
@@ -97,7 +97,7 @@ class Tested:
 
 
 class TowerModel:
-    """Trained towers in the protocol; as `retrain_workers.two_tower.TwoTowerRanker`, live popularity without a known item."""
+    """Trained towers in the protocol; as `TwoTowerRanker`, live popularity without a known item."""
 
     def __init__(self, log: Log, until: int, towers: TrainedTowers) -> None:
         self._log, self._tower = log, UserTower.of(towers.serving)

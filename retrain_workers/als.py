@@ -29,12 +29,12 @@ from online_models.history import UserHistory
 from online_models.learner import Trained
 from online_models.two_tower import UserTower
 from retrain_workers.attempt import Attempt
-from retrain_workers.datasets import Dataset, decayed_preferences, popular_rows
-from retrain_workers.evaluation import CUTOFF, Hashes, Popularity, Ranker, history_of, rows_by_user
-from retrain_workers.gate import Check, Gate
-from retrain_workers.references import Places
-from retrain_workers.served_ranker import ServedRanker
-from retrain_workers.training_data import TrainingData
+from retrain_workers.data.datasets import Dataset, decayed_preferences, popular_rows
+from retrain_workers.data.references import Places
+from retrain_workers.data.training_data import TrainingData
+from retrain_workers.validation.evaluation import CUTOFF, Hashes, Popularity, Ranker, history_of, rows_by_user
+from retrain_workers.validation.gate import Check, Gate
+from retrain_workers.validation.served_ranker import ServedRanker
 
 KIND: Final = "als"
 

@@ -28,15 +28,15 @@ from online_models.stores.redis_language import RedisLanguageScores
 from online_models.stores.servers import open_servers
 from retrain_workers.attempt import Attempt
 from retrain_workers.chores import Chores, mirroring, tidying
-from retrain_workers.garbage import Retention
-from retrain_workers.gate import Gate
 from retrain_workers.job_rules import TrainerRules, TrainingRules, TrainingStores
-from retrain_workers.mlflow_rest import MlflowServer
 from retrain_workers.process_usage import is_known
 from retrain_workers.progress_line import ERASE_LINE, ProgressLine
 from retrain_workers.publish import Prepared, Refused
+from retrain_workers.registry.garbage import Retention
+from retrain_workers.registry.mlflow_rest import MlflowServer
 from retrain_workers.retry import RetryPolicy
 from retrain_workers.settings import WorkerSettings
+from retrain_workers.validation.gate import Gate
 from retrain_workers.worker import Terms, Worker
 
 

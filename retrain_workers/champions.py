@@ -14,7 +14,7 @@ from online_models.learner import TWO_TOWER_FILE
 from online_models.ports import ArtifactStore, ModelRegistry
 from online_models.two_tower import UserTower
 from retrain_workers.als import AlsModel
-from retrain_workers.served_ranker import ServedRanker
+from retrain_workers.validation.served_ranker import ServedRanker
 
 _LOG = logging.getLogger(__name__)
 

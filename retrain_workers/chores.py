@@ -11,10 +11,10 @@ from online_models.job_queue import JobQueue
 from online_models.model_registry import ModelRegistry, RegistryOutbox
 from online_models.ports import ArtifactStore
 from retrain_workers.checkpoints import drop_finished
-from retrain_workers.collection import collect
-from retrain_workers.garbage import Retention
-from retrain_workers.mirror import Tracker, mirror
 from retrain_workers.publish import remove_orphans
+from retrain_workers.registry.collection import collect
+from retrain_workers.registry.garbage import Retention
+from retrain_workers.registry.mirror import Tracker, mirror
 
 TIDY_EVERY: Final = timedelta(hours=1)
 MIRROR_EVERY: Final = timedelta(minutes=1)

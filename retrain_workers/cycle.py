@@ -19,16 +19,16 @@ from online_models.embedding_space import PREFIX
 from online_models.text import TEXT_MODEL_FILE, TextModel
 from retrain_workers.attempt import Attempt, Part
 from retrain_workers.champions import Champion, champion_of
-from retrain_workers.datasets import refuse_too_little, window_of
-from retrain_workers.evaluation import depth_of, old_regime_cases, parts_and_cases, popularity_of, score
-from retrain_workers.gate import Gate, GateReport, judge
+from retrain_workers.data.datasets import refuse_too_little, window_of
+from retrain_workers.data.references import reference_sketches, told_in_training
+from retrain_workers.data.training_data import TrainingData, read_training_data
 from retrain_workers.job_rules import TrainingRules, TrainingStores
 from retrain_workers.lora.language_files import language_files
 from retrain_workers.publish import Candidate, Prepared, Refused, prepare
-from retrain_workers.references import reference_sketches, told_in_training
-from retrain_workers.smoke import smoke, smoke_checks
 from retrain_workers.trainers import Terms, TrainedModel, Trainer, trainer_for
-from retrain_workers.training_data import TrainingData, read_training_data
+from retrain_workers.validation.evaluation import depth_of, old_regime_cases, parts_and_cases, popularity_of, score
+from retrain_workers.validation.gate import Gate, GateReport, judge
+from retrain_workers.validation.smoke import smoke, smoke_checks
 
 _LOG = logging.getLogger(__name__)
 

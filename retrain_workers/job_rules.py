@@ -5,7 +5,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from online_models.ports import ArtifactStore, InteractionStore, LanguageScoreWrites, ModelRegistry
-from retrain_workers.gate import Gate
+from retrain_workers.validation.gate import Gate
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,14 +15,14 @@ from online_models.contracts.events import TYPE_CODES, EventType
 from online_models.contracts.ids import ModelName, ModelVersion
 from online_models.contracts.jobs import Start, TrainAls, TrainTwoTower
 from retrain_workers.app import Stores, retention_of, rules_of, tracker_of
-from retrain_workers.collection import collect_model, collectable
-from retrain_workers.datasets import dataset_of, refuse_too_little
-from retrain_workers.garbage import Retention
-from retrain_workers.head_to_head import HeadToHead, head_to_head, lines_of
+from retrain_workers.data.datasets import dataset_of, refuse_too_little
 from retrain_workers.job_rules import TrainingRules, TrainingStores
-from retrain_workers.mirror import mirror, waiting_lines
-from retrain_workers.models import diff_lines, list_lines, record_of, show_json, show_lines
 from retrain_workers.publish import orphans
+from retrain_workers.registry.collection import collect_model, collectable
+from retrain_workers.registry.garbage import Retention
+from retrain_workers.registry.mirror import mirror, waiting_lines
+from retrain_workers.registry.models import diff_lines, list_lines, record_of, show_json, show_lines
+from retrain_workers.reports.head_to_head import HeadToHead, head_to_head, lines_of
 from retrain_workers.settings import WorkerSettings
 
 Compare = Callable[[ModelName, ModelVersion, ModelVersion, TrainingStores, TrainingRules], HeadToHead]
@@ -123,8 +123,8 @@ def report_models(options: argparse.Namespace, bench: Bench) -> list[str]:
 
     Raises TrainingError when there are too few events to compare anything.
     """
-    from retrain_workers.comparison import compare, contenders  # they bring torch and scikit-learn
-    from retrain_workers.report_files import write_comparison
+    from retrain_workers.reports.comparison import compare, contenders  # they bring torch and scikit-learn
+    from retrain_workers.reports.files import write_comparison
 
     model, rules = ModelName(options.model), rules_of(bench.settings)
     interactions = bench.stores.interactions.interactions(model)

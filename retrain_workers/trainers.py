@@ -15,12 +15,12 @@ from online_models.errors import TrainingError
 from retrain_workers.als import AlsTrainer
 from retrain_workers.attempt import Attempt
 from retrain_workers.champions import Champion
-from retrain_workers.datasets import Dataset
-from retrain_workers.evaluation import Ranker
-from retrain_workers.gate import Check, Gate
+from retrain_workers.data.datasets import Dataset
+from retrain_workers.data.references import Places
+from retrain_workers.data.training_data import TrainingData
 from retrain_workers.job_rules import TrainerRules
-from retrain_workers.references import Places
-from retrain_workers.training_data import TrainingData
+from retrain_workers.validation.evaluation import Ranker
+from retrain_workers.validation.gate import Check, Gate
 
 
 class TrainedModel(Protocol):
@@ -108,7 +108,7 @@ def trainer_for(payload: JobPayload, champion: Champion | None, rules: TrainerRu
         case TrainAls():
             return AlsTrainer(payload, rules.recency_half_life_events)
         case TrainTwoTower():
-            from retrain_workers.tower_trainer import TwoTowerTrainer
+            from retrain_workers.two_tower.trainer import TwoTowerTrainer
 
             factors = AlsTrainer(payload.als, rules.recency_half_life_events)
             return TwoTowerTrainer(payload, factors, champion, rules.device)

@@ -97,7 +97,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     start: str = ""
     """`warm` (from `parent`) or `cold`; empty in older manifests."""
     snapshot_sha256: str = ""
-    """Of the data as they were read, see `retrain_workers.snapshots`; empty in older manifests."""
+    """Of the data as they were read, see `retrain_workers.data.snapshots`; empty in older manifests."""
     language_model: ModelVersion | None = None
     """The version under whose name the scores of its language model are in Redis; None without one."""
     recommender_until_ms: int | None = None

@@ -12,8 +12,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from retrain_workers.datasets import decay_weights
-from retrain_workers.point_in_time import histories
+from retrain_workers.data.datasets import decay_weights
+from retrain_workers.data.point_in_time import histories
 
 F32 = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]

@@ -21,10 +21,10 @@ from online_models.history import UserHistory
 from online_models.language_scores import LARGEST_SCORE, SegmentScores, encode_scores
 from online_models.learner import FoldIns, trained_of
 from retrain_workers.attempt import Attempt
-from retrain_workers.datasets import Dataset
-from retrain_workers.evaluation import history_of, rows_by_user
+from retrain_workers.data.datasets import Dataset
 from retrain_workers.lora.ranking import candidate_scores
 from retrain_workers.lora.trainer import LoraModel
+from retrain_workers.validation.evaluation import history_of, rows_by_user
 
 USERS_AT_ONCE: Final = 64
 SEGMENTS: Final = 64

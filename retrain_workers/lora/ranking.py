@@ -22,8 +22,8 @@ from scipy.optimize import minimize_scalar
 from online_models import als
 from online_models.history import UserHistory
 from online_models.language_scores import LanguageModel
-from retrain_workers.evaluation import Case, Hashes
 from retrain_workers.lora.scoring import Scorer
+from retrain_workers.validation.evaluation import Case, Hashes
 
 F64 = npt.NDArray[np.float64]
 F32 = npt.NDArray[np.float32]

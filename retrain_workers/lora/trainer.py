@@ -27,12 +27,12 @@ from online_models.language_scores import LANGUAGE_MODEL_FILE, LanguageModel
 from online_models.text import TEXT_MODEL_FILE, TextModel
 from retrain_workers.als import AlsModel
 from retrain_workers.attempt import Attempt
-from retrain_workers.calibration import PLATT, Calibration, Platt, calibrate, calibration_check
 from retrain_workers.champions import Champion
-from retrain_workers.datasets import Dataset, half_life_over
-from retrain_workers.evaluation import Ranker, cases_of, newest
-from retrain_workers.gate import Check, Gate
-from retrain_workers.impressions import Impressions
+from retrain_workers.data.datasets import Dataset, half_life_over
+from retrain_workers.data.impressions import Impressions
+from retrain_workers.data.references import Places
+from retrain_workers.data.sampling import negatives
+from retrain_workers.data.training_data import TrainingData
 from retrain_workers.lora.adapters import Adapter
 from retrain_workers.lora.base import BaseModel
 from retrain_workers.lora.choices import TAKEN, ChoiceGroups, choices_of, decayed, with_replay
@@ -43,9 +43,9 @@ from retrain_workers.lora.ranking import MIN_CHOICES as MIN_LATER
 from retrain_workers.lora.ranking import ItemTexts, LoraRanker, fitted_weight, later_choices
 from retrain_workers.lora.scoring import Scorer
 from retrain_workers.lora.tiny_base import Pretraining, pretrain
-from retrain_workers.references import Places
-from retrain_workers.sampling import negatives
-from retrain_workers.training_data import TrainingData
+from retrain_workers.validation.calibration import PLATT, Calibration, Platt, calibrate, calibration_check
+from retrain_workers.validation.evaluation import Ranker, cases_of, newest
+from retrain_workers.validation.gate import Check, Gate
 
 _LOG = logging.getLogger(__name__)
 

@@ -17,8 +17,8 @@ from online_models.stores.filesystem import FilesystemArtifacts
 from online_models.stores.postgres import Database
 from online_models.stores.postgres_registry import PostgresRegistry
 from online_models.stores.postgres_rollouts import PostgresRollouts
-from retrain_workers.collection import collect, collect_model, collectable
-from retrain_workers.garbage import Retention
+from retrain_workers.registry.collection import collect, collect_model, collectable
+from retrain_workers.registry.garbage import Retention
 from tests.artifacts import publish, small_model
 from tests.samples import MOVIES
 

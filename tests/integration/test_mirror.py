@@ -18,8 +18,8 @@ from online_models.stores.postgres import Database
 from online_models.stores.postgres_outbox import PostgresOutbox
 from online_models.stores.postgres_registry import PostgresRegistry
 from online_models.stores.postgres_rollouts import PostgresRollouts
-from retrain_workers.mirror import Mirrored, mirror, run_of, runs_of, waiting_lines
-from retrain_workers.mlflow_rest import MlflowServer
+from retrain_workers.registry.mirror import Mirrored, mirror, run_of, runs_of, waiting_lines
+from retrain_workers.registry.mlflow_rest import MlflowServer
 from tests.samples import MOVIES, SHA256, manifest
 from tests.tracking_server import Tracked, tracking_server
 

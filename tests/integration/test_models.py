@@ -24,15 +24,15 @@ from retrain_workers import __main__ as program
 from retrain_workers.als import AlsTrainer
 from retrain_workers.app import Stores, connected
 from retrain_workers.attempt import Unwatched
-from retrain_workers.datasets import dataset_of
-from retrain_workers.head_to_head import HeadToHead, lines_of
-from retrain_workers.intervals import Interval
+from retrain_workers.data.datasets import dataset_of
+from retrain_workers.data.references import reference_sketches
+from retrain_workers.data.training_data import TrainingData
 from retrain_workers.model_commands import Bench, add_arguments
-from retrain_workers.models import diff_lines, list_lines, psi_between, record_of, show_lines
 from retrain_workers.publish import publish_candidate
-from retrain_workers.references import reference_sketches
+from retrain_workers.registry.models import diff_lines, list_lines, psi_between, record_of, show_lines
+from retrain_workers.reports.head_to_head import HeadToHead, lines_of
 from retrain_workers.settings import WorkerSettings
-from retrain_workers.training_data import TrainingData
+from retrain_workers.validation.intervals import Interval
 from tests.clustered_world import HOUR_MS, START_MS, as_batch, as_interactions, clustered_events
 from tests.samples import MOVIES, SHA256, manifest
 from tests.tracking_server import tracking_server

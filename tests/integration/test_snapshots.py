@@ -24,10 +24,10 @@ from online_models.interactions import DAY_MS, Interactions
 from online_models.stores.embedded import Endpoints
 from online_models.stores.postgres import Database
 from online_models.stores.postgres_interactions import PostgresInteractions
-from retrain_workers.datasets import content_sha256, dataset_of
-from retrain_workers.partitions import FILE_EVENTS
-from retrain_workers.sampling import negatives
-from retrain_workers.snapshots import GRACE, Snapshot, take
+from retrain_workers.data.datasets import content_sha256, dataset_of
+from retrain_workers.data.partitions import FILE_EVENTS
+from retrain_workers.data.sampling import negatives
+from retrain_workers.data.snapshots import GRACE, Snapshot, take
 from tests.samples import batch, event
 from tests.strategies import events as any_events
 
@@ -243,7 +243,7 @@ def test_a_worker_killed_while_it_reads_leaves_nothing_that_harms(postgres: str,
     script = (
         "import sys; from pathlib import Path; from online_models.stores.postgres import Database\n"
         "from online_models.stores.postgres_interactions import PostgresInteractions\n"
-        "from retrain_workers.snapshots import take\n"
+        "from retrain_workers.data.snapshots import take\n"
         "take(PostgresInteractions(Database(sys.argv[1])), 'movies', Path(sys.argv[2]))"
     )
     directory = tmp_path / "movies"

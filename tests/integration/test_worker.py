@@ -25,8 +25,8 @@ from online_models.settings import StoreSettings
 from retrain_workers.app import rules_of, train
 from retrain_workers.attempt import Attempt, Unwatched
 from retrain_workers.cycle import run_job
-from retrain_workers.models import list_lines, record_of
 from retrain_workers.publish import Prepared, Refused, publish_candidate, remove_orphans
+from retrain_workers.registry.models import list_lines, record_of
 from tests.clustered_world import HOUR_MS, START_MS, as_batch, clustered_events
 from tests.workshop import ALS, MOVIES, NOW, QUICK, Workshop
 

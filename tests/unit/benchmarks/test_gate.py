@@ -16,7 +16,7 @@ from benchmarks.gate import (
     swapped_verdicts,
     synthetic_log,
 )
-from retrain_workers.gate import Gate, Verdict
+from retrain_workers.validation.gate import Gate, Verdict
 
 
 @pytest.mark.parametrize("gain", [-0.1, 0.0, 0.2])

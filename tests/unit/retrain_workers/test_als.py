@@ -11,9 +11,9 @@ from online_models.contracts.jobs import TrainAls
 from online_models.errors import ArtifactError
 from online_models.learner import trained_of
 from retrain_workers.als import AlsModel, fit
-from retrain_workers.datasets import Dataset, dataset_of, decayed_preferences
-from retrain_workers.evaluation import cases_of, popularity_of, score
-from retrain_workers.splits import split
+from retrain_workers.data.datasets import Dataset, dataset_of, decayed_preferences
+from retrain_workers.data.splits import split
+from retrain_workers.validation.evaluation import cases_of, popularity_of, score
 from tests.clustered_world import ITEMS, as_interactions, clustered_events
 from tests.samples import manifest
 

@@ -13,10 +13,10 @@ from retrain_workers.als import AlsModel, AlsTrainer
 from retrain_workers.attempt import Unwatched
 from retrain_workers.champions import Champion
 from retrain_workers.cycle import evaluate
-from retrain_workers.datasets import dataset_of
-from retrain_workers.gate import Gate, GateReport, Verdict
-from retrain_workers.splits import split
-from retrain_workers.training_data import TrainingData
+from retrain_workers.data.datasets import dataset_of
+from retrain_workers.data.splits import split
+from retrain_workers.data.training_data import TrainingData
+from retrain_workers.validation.gate import Gate, GateReport, Verdict
 from tests.clustered_world import HOUR_MS, ITEMS, START_MS, as_interactions, clustered_events
 
 JOB = TrainAls(factors=8, iterations=5, half_life_days=60.0, holdout_fraction=0.2, seed=7)

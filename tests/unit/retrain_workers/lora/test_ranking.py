@@ -8,7 +8,6 @@ import pytest
 
 from online_models.contracts.ids import hashes_of
 from online_models.history import ENTRY, SEEN, UserHistory
-from retrain_workers.evaluation import Case, Hashes, Popularity
 from retrain_workers.lora.base import BaseModel
 from retrain_workers.lora.ranking import (
     ItemTexts,
@@ -20,6 +19,7 @@ from retrain_workers.lora.ranking import (
     later_choices,
 )
 from retrain_workers.lora.scoring import Scorer
+from retrain_workers.validation.evaluation import Case, Hashes, Popularity
 from tests.unit.retrain_workers.lora.little_world import TEXTS, untrained
 
 IDS = [f"item-{number}" for number in range(len(TEXTS))]

@@ -1,0 +1,1 @@
+"""What becomes of published versions: lists, lineage, garbage collection, the MLflow mirror."""

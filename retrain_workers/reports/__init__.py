@@ -1,0 +1,1 @@
+"""Models compared for people: tables, plots, head to head."""
