@@ -2,6 +2,7 @@
 
 - Simulated: users with a few relevant items each, two rankers that put them into the same place for a share of the items; most
   users gain nothing from either, as in life. A candidate 10 % worse misses a tenth of its hits: its NDCG is 10 % lower exactly.
+- A warm start that is refused and a cold one after it, on the same users: two looks, one error.
 - Rankers: two ALS fits of one synthetic log with different seeds, judged as a worker would; and one of them with every tenth
   user's list spoiled.
 - MovieLens, where the data are: users' scores by two ALS fits, drawn with replacement, each pair swapped or not by a coin: equal
@@ -110,6 +111,8 @@ def main(arguments: Sequence[str]) -> int:
     users, hit, shared = HEADLINE
     simulated = {gain: simulated_verdicts(rng, pairs, users, hit, shared, gain, gate) for gain in (0.0, -0.1)}
     figures |= tell(f"simulated, {users} users", simulated[0.0], simulated[-0.1], targets)
+    looks = {gain: verdicts_of_two_looks(rng, pairs, users, hit, shared, gain, gate) for gain in (0.0, -0.1)}
+    figures |= tell("simulated, warm then cold", looks[0.0], looks[-0.1], targets)
     equal, spoiled = ranker_verdicts(options.seed, pairs, gate)
     figures |= tell("ALS of two seeds", equal, spoiled, targets)
     movielens = movielens_scores(data_folder())
@@ -142,29 +145,32 @@ def data_folder() -> Path:
 
 
 def simulated_scores(
-    rng: np.random.Generator, pairs: int, users: int, hit: float, shared: float, gain: float
-) -> tuple[F64, F64]:
-    """NDCG of a champion and a candidate, (pairs, users) each; the candidate's expectation is 1 + gain times the champion's.
+    rng: np.random.Generator, pairs: int, users: int, hit: float, shared: float, gain: float, candidates: int = 1
+) -> F64:
+    """NDCG of a champion and of its candidates, (1 + candidates, pairs, users); a candidate's expectation is 1 + gain times the
+    champion's.
 
     A user has a geometric number of relevant items and a hit probability of mean `hit` (Beta); a relevant item is at a place of
-    the list with that probability, if no other is there, and for a share of the items both rankers agree on it. The worse of
-    the two then loses hits.
+    the list with that probability, if no other is there, and for a share of the items all rankers agree on it. The worse of
+    champion and candidates then lose hits.
     """
+    sides = 1 + candidates
     relevant = np.minimum(rng.geometric(0.5, (pairs, users)), MOST_RELEVANT)
     chance = rng.beta(2 * hit, 2 * (1 - hit), (pairs, users))
-    sums, taken = np.zeros((2, pairs, users)), np.zeros((2, pairs, users), np.int64)  # places as bits
-    keep = (1.0, 1 + gain) if gain <= 0 else (1 / (1 + gain), 1.0)
+    sums, taken = np.zeros((sides, pairs, users)), np.zeros((sides, pairs, users), np.int64)  # places as bits
+    champion, candidate = (1.0, 1 + gain) if gain <= 0 else (1 / (1 + gain), 1.0)
+    keep = [champion] + candidates * [candidate]
     for item in range(MOST_RELEVANT):
         agreed = rng.random((pairs, users)) < shared
-        places = rng.integers(0, CUTOFF, (2, pairs, users))
-        hits = rng.random((2, pairs, users)) < chance
-        for side in (0, 1):
+        places = rng.integers(0, CUTOFF, (sides, pairs, users))
+        hits = rng.random((sides, pairs, users)) < chance
+        for side in range(sides):
             at, found = (np.where(agreed, column[0], column[side]) for column in (places, hits))
             found = found & (relevant > item) & ((taken[side] >> at) & 1 == 0)
             taken[side] |= np.where(found, 1 << at, 0)
             sums[side] += np.where(found & (rng.random((pairs, users)) < keep[side]), GAIN[at], 0.0)
-    champion, candidate = sums / IDEAL[relevant]
-    return champion, candidate
+    scores: F64 = sums / IDEAL[relevant]
+    return scores
 
 
 def scores_of(ndcg: F64) -> Scores:
@@ -185,6 +191,17 @@ def simulated_verdicts(
 ) -> list[Verdict]:
     champion, candidate = simulated_scores(rng, pairs, users, hit, shared, gain)
     return verdicts_of(zip(champion, candidate, strict=True), gate)
+
+
+def verdicts_of_two_looks(
+    rng: np.random.Generator, pairs: int, users: int, hit: float, shared: float, gain: float, gate: Gate
+) -> list[Verdict]:
+    """A warm start and, where it is refused, a cold one on the same users, as `cycle.judged_settings` has it."""
+    champion, warm, cold = simulated_scores(rng, pairs, users, hit, shared, gain, candidates=2)
+    each = gate.for_each_of(2)
+    first = verdicts_of(zip(champion, warm, strict=True), each)
+    second = verdicts_of(zip(champion, cold, strict=True), each)
+    return [one if one.accepts else other for one, other in zip(first, second, strict=True)]
 
 
 def grid(rng: np.random.Generator, pairs: int, gate: Gate) -> dict[str, float]:

@@ -67,7 +67,9 @@ def run_job(
         stores.interactions, job.model, stores.snapshots, until_of(job.payload), impressions=shown
     )
     refuse_too_little(data.dataset, rules.min_positive_events, rules.min_items)
-    trainer, judged = judged_settings(job, trainer, data, champion, rules.gate, attempt)
+    unread = parent is not None and champion is None
+    gate = replace(rules.gate, unseen_first=not unread)
+    trainer, judged = judged_settings(job, trainer, data, champion, gate, attempt)
     if not judged.report.accepted:
         return Refused(judged.report.reason(), judged.report.encode())
     model, learned = judged.model, judged.data
@@ -84,8 +86,8 @@ def judged_settings(
 ) -> tuple[Trainer, Judged]:
     """The trainer whose settings were judged last, and the judgement: of a refused warm start also that of a cold one."""
     again = trainer.from_nothing()
-    if again is not None:  # two looks at the same events share the error that one may make
-        gate = replace(gate, alpha=gate.alpha / 2)
+    if again is not None:
+        gate = gate.for_each_of(2)
     judged = evaluate(trainer, data, champion, gate, Part(attempt, "judged"))
     _say(job, judged.report)
     if again is None or judged.report.accepted:

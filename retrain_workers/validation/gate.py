@@ -14,7 +14,7 @@
 
 import enum
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import msgspec
@@ -38,6 +38,8 @@ class Gate:
     overlap_floor : mean Jaccard overlap of the two rankers' lists, at least; 0 asks for nothing
     calibration_error : expected calibration error of a model's probabilities, at most
     request_ms : 99th percentile of a request in the reader's code, at most
+    unseen_first : whether a first model may pass on fewer than min_users; not where it takes the place of a champion that cannot
+        be read
     """
 
     margin: float = 0.05
@@ -49,6 +51,15 @@ class Gate:
     overlap_floor: float = 0.0
     calibration_error: float = 0.1
     request_ms: float = 100.0
+    unseen_first: bool = True
+
+    def for_each_of(self, looks: int) -> "Gate":
+        """The gate for each of several looks at the same events, which share the error that one may make.
+
+        >>> Gate(alpha=0.05).for_each_of(2).alpha
+        0.025
+        """
+        return replace(self, alpha=self.alpha / looks)
 
 
 class Verdict(enum.StrEnum):
@@ -164,8 +175,9 @@ def judge(
 def _quality(candidate: Scores, champion: Scores | None, popularity: Scores, gate: Gate) -> tuple[Verdict, Check]:
     users = len(candidate)
     if users < gate.min_users:
-        verdict = Verdict.INCONCLUSIVE if champion is not None else Verdict.FIRST
-        tail = "" if champion is not None else "; there is no champion to lose"
+        first = champion is None and gate.unseen_first
+        verdict = Verdict.FIRST if first else Verdict.INCONCLUSIVE
+        tail = "; there is no champion to lose" if first else ""
         return verdict, Check(
             "quality", None, None, verdict.accepts, f"{users} holdout users, {gate.min_users} needed{tail}"
         )

@@ -164,6 +164,22 @@ def test_a_champion_that_cannot_be_read_is_replaceable_as_if_there_were_none(
     assert "champion.unreadable" in caplog.text
 
 
+def test_a_champion_that_cannot_be_read_stays_where_too_few_users_could_tell(workshop: Workshop) -> None:
+    few = QUICK.model_copy(update={"gate_min_users": 100})
+    workshop.submit("a first model passes untold")
+    workshop.work_off(workshop.worker(few))
+    (champion,) = workshop.versions()
+    workshop.adopt(champion)
+    (workshop.stores.artifacts.path(MOVIES, champion) / "items.json").unlink()
+    workshop.submit("its place is not given away untold")
+    workshop.work_off(workshop.worker(few))
+    assert workshop.versions() == [champion]
+    assert (workshop.status().state, workshop.status().error) == (
+        JobState.REJECTED,
+        "inconclusive: 55 holdout users, 100 needed",
+    )
+
+
 def test_one_event_dated_far_ahead_does_not_hold_up_every_later_candidate(workshop: Workshop) -> None:
     (ahead,) = clustered_events(2, events=1, start_ms=START_MS + 10**6 * HOUR_MS)
     workshop.stores.interactions.write([as_batch([ahead])])

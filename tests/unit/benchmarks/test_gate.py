@@ -13,8 +13,10 @@ from benchmarks.gate import (
     movielens_scores,
     ranker_verdicts,
     simulated_scores,
+    simulated_verdicts,
     swapped_verdicts,
     synthetic_log,
+    verdicts_of_two_looks,
 )
 from retrain_workers.validation.gate import Gate, Verdict
 
@@ -25,6 +27,20 @@ def test_a_simulated_candidate_gains_what_is_said(gain: float) -> None:
     assert candidate.mean() / champion.mean() == pytest.approx(1 + gain, abs=0.02)
     assert 0.4 < (champion == 0).mean() < 0.95
     assert champion.max() <= 1 + 1e-12
+
+
+def test_two_looks_share_the_error_and_the_second_is_taken_where_the_first_refuses() -> None:
+    rng = np.random.default_rng(1)
+    found = verdicts_of_two_looks(rng, 300, 200, 0.2, 0.7, 0.0, Gate())
+    assert sum(verdict is Verdict.BETTER for verdict in found) <= 15
+    one, two = (
+        sum(
+            verdict.accepts
+            for verdict in make(np.random.default_rng(2), 300, 200, 0.2, 0.7, 0.2, Gate().for_each_of(n))
+        )
+        for make, n in ((simulated_verdicts, 2), (verdicts_of_two_looks, 1))
+    )
+    assert two > one
 
 
 def test_a_synthetic_log_is_seeded_and_in_order() -> None:
@@ -61,7 +77,7 @@ def test_without_the_data_there_is_a_message_and_the_other_targets(
     assert "MovieLens: no ml-latest-small; set PENSTOCK_DATA" in out
     found = json.loads(out.splitlines()[-1])
     assert found["benchmark"] == "gate"
-    assert [target["target"] for target in found["targets"]] == ["<= 0.05", ">= 0.95"] * 3
+    assert [target["target"] for target in found["targets"]] == ["<= 0.05", ">= 0.95"] * 4
     assert movielens_scores(tmp_path) is None
 
 

@@ -50,6 +50,14 @@ def test_with_too_few_users_a_champion_stays() -> None:
     assert judge(scores(0.9, 20), scores(0.1, 20), scores(0.1, 20), GATE).accepted
 
 
+def test_a_first_model_without_data_passes_unless_it_takes_the_place_of_a_champion_that_cannot_be_read() -> None:
+    few = scores(0.9, 19)
+    assert judge(few, None, few, GATE).verdict is Verdict.FIRST
+    found = judge(few, None, few, replace(GATE, unseen_first=False))
+    assert (found.verdict, found.reason()) == (Verdict.INCONCLUSIVE, "inconclusive: 19 holdout users, 20 needed")
+    assert judge(scores(0.9), None, scores(0.5), replace(GATE, unseen_first=False)).verdict is Verdict.FIRST
+
+
 def test_no_users_at_all_is_never_success_against_a_champion() -> None:
     assert judge(scores(0.9, 0), scores(0.1, 0), scores(0.1, 0), GATE).verdict is Verdict.INCONCLUSIVE
 
