@@ -1,8 +1,9 @@
-"""How well a language model's scores tell what is taken from what is only shown, once that is known: by version, pure.
+"""How well a language model's scores tell what is taken from what is only shown, once that is known: by its version, pure.
 
 - Unlabelled monitors were measured blind to a change of taste: the same words in the same shares, and yet wrong scores. So labels
   decide, late as they are: an impression is labelled when the time for an answer to it is over.
-- A version is held against its own beginning, not against its validation: in a list that the model helped to choose the scores
+- The version is the language model's own, whichever recommenders it stands beside: a new one of those begins nothing anew.
+- It is held against its own beginning, not against its validation: in a list that the model helped to choose the scores
   lie close together, and a lower AUC is no fall.
 - Windows are of event time and of enough labels: with few, a window goes on until it has them.
 
@@ -20,8 +21,6 @@ from flows.triggers import LANGUAGE_MODEL, Family, Signal
 from online_models.contracts.events import LANGUAGE_FEATURE
 from online_models.contracts.ids import ModelName, ModelVersion
 from online_models.ports import FeatureWindowRow
-
-"""The feature of an impression that holds the score: the calibrated log-odds that the item is taken."""
 
 REFERENCE_WINDOWS: Final = 4
 """First windows of a version that it is held against, as far as none of them has fallen itself."""
@@ -184,7 +183,8 @@ class DelayedLabels:
     def _signal(self, model: ModelName, version: ModelVersion, start_ms: int, end_ms: int, fell: Fall) -> Signal:
         reason = f"AUC of {version} fell from {fell.reference.value:.3f} to {fell.now.value:.3f} (p {fell.p_value:.1g})"
         return Signal(
-            model, "llm_auc", start_ms, end_ms, True, True, reason, self._settle_ms, Family.LABELS, LANGUAGE_MODEL
+            *(model, "llm_auc", start_ms, end_ms, True, True, reason, self._settle_ms, Family.LABELS, LANGUAGE_MODEL),
+            feature=feature_of(version),
         )
 
     def snapshot(self) -> tuple[Any, ...]:
@@ -214,6 +214,11 @@ class DelayedLabels:
         }
 
 
+def feature_of(version: ModelVersion) -> str:
+    """What the windows of a version's scores are called, as if they were of a feature."""
+    return f"{LANGUAGE_FEATURE}@{version}"
+
+
 def of_labels(row: FeatureWindowRow) -> bool:
     """Whether a row is of scores and labels, not of a declared feature: its window is a version's own."""
     return row.feature.startswith(f"{LANGUAGE_FEATURE}@")
@@ -241,13 +246,13 @@ def _row(
         statistics["reference_auc"] = fell.reference.value
         verdict = "drift" if fell.certain else "stable"
         then = f"{fell.reference.value:.3f} ± {fell.reference.error:.3f} as it went live"
-        why = f"{LANGUAGE_FEATURE}@{version}: {verdict}, AUC {value:.3f} ± {error:.3f}, {then}"
+        why = f"{feature_of(version)}: {verdict}, AUC {value:.3f} ± {error:.3f}, {then}"
     labels, counts = coarse(window)
     return FeatureWindowRow(
         model,
         start_ms,
         end_ms,
-        f"{LANGUAGE_FEATURE}@{version}",
+        feature_of(version),
         "numeric",
         version,
         events=window.shown,

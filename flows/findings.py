@@ -185,11 +185,11 @@ def _from_schema_1(snapshot: tuple[Any, ...], bootstrap_events: int) -> tuple[An
 
 def _row(kind: str, signal: Signal, reason: str) -> DriftRow:
     return DriftRow(
-        id=row_id(kind, signal.model, signal.detector, "", signal.window_start_ms, signal.window_end_ms),
+        id=row_id(kind, signal.model, signal.detector, signal.feature, signal.window_start_ms, signal.window_end_ms),
         kind=kind,
         model=signal.model,
         detector=signal.detector,
-        feature="",
+        feature=signal.feature,
         window_start_ms=signal.window_start_ms,
         window_end_ms=signal.window_end_ms,
         statistic=0.0,

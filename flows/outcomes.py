@@ -21,7 +21,7 @@ from flows.admission import Admitted
 from flows.delayed_labels import DelayedLabels
 from flows.settings import FlowSettings
 from flows.triggers import Family, Signal
-from online_models.contracts.events import EVENT_TYPES, LANGUAGE_FEATURE, Event, EventType
+from online_models.contracts.events import EVENT_TYPES, LANGUAGE_FEATURE, LANGUAGE_VERSION_FEATURE, Event, EventType
 from online_models.contracts.ids import ModelName, ModelVersion
 from online_models.contracts.rollouts import VariantWindow
 from online_models.drift.adwin import Adwin
@@ -59,6 +59,8 @@ class Request:
     taken: set[str] = field(default_factory=set)
     scores: dict[str, float] = field(default_factory=dict)
     """What the language model said of the items that it had a say in."""
+    scored_by: ModelVersion | None = None
+    """Whose language model that is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +145,7 @@ class Outcomes:
         score = event.features.get(LANGUAGE_FEATURE) if event.features else None
         if score is not None and isinstance(score, (float, int)) and isfinite(score):
             request.scores[event.item_id] = float(score)
+            request.scored_by = _scored_by(event)
         for item, ts_ms in self._early.pop(event.request_id, []):
             self._answer(event.request_id, item, ts_ms)
 
@@ -226,9 +229,10 @@ class Outcomes:
         found = []
         for request in requests:
             if request.scores:
+                version = request.scored_by or request.version
                 items = sorted(request.scores)
                 scores, taken = [request.scores[item] for item in items], [item in request.taken for item in items]
-                found += self._labels.add(self.model, request.version, request.ts_ms, request.user, scores, taken)
+                found += self._labels.add(self.model, version, request.ts_ms, request.user, scores, taken)
         return found
 
     def snapshot(self) -> tuple[Any, ...]:
@@ -236,7 +240,7 @@ class Outcomes:
         requests = {
             name: (
                 *(r.ts_ms, r.user, r.version, r.rollout_id, r.stage, r.canary),
-                *(tuple(r.shown), tuple(r.taken), dict(r.scores)),
+                *(tuple(r.shown), tuple(r.taken), dict(r.scores), r.scored_by),
             )
             for name, r in self._open.items()
         }
@@ -291,8 +295,9 @@ def _restored(
     shown: tuple[str, ...],
     taken: tuple[str, ...],
     scores: Mapping[str, float] = MappingProxyType({}),
+    scored_by: ModelVersion | None = None,
 ) -> Request:
-    return Request(ts_ms, user, version, rollout_id, stage, canary, set(shown), set(taken), dict(scores))
+    return Request(ts_ms, user, version, rollout_id, stage, canary, set(shown), set(taken), dict(scores), scored_by)
 
 
 def _request(outcome: Outcome) -> Request:
@@ -307,6 +312,12 @@ def _request(outcome: Outcome) -> Request:
         stage=int(stage) if isinstance(stage, (int, float)) else -1,
         canary=features.get("variant") == "canary",
     )
+
+
+def _scored_by(event: Event) -> ModelVersion | None:
+    """Whose language model scored an impression's item; None of one that was logged before impressions told."""
+    said = event.features.get(LANGUAGE_VERSION_FEATURE) if event.features else None
+    return ModelVersion(said) if isinstance(said, str) and said else None
 
 
 def outcomes_of(admitted: Admitted) -> list[tuple[str, ModelOutcomes]]:

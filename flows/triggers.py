@@ -56,6 +56,7 @@ class Signal:
     settle_ms : event time to let pass before its job, so that there is something new to learn from
     component : `RECOMMENDER` or `LANGUAGE_MODEL`
     effect : the largest of what drifts, on PSI's scale; infinite where it is not of that kind, and so never small
+    feature : what it is about, of a detector that can say several things of one window
     """
 
     model: ModelName
@@ -69,6 +70,7 @@ class Signal:
     family: Family = Family.COMPOSITE
     component: str = RECOMMENDER
     effect: float = float("inf")
+    feature: str = ""
 
     @property
     def fall(self) -> bool:
@@ -87,7 +89,7 @@ class Signal:
                 self.alone,
                 self.reason,
             ),
-            *(self.settle_ms, self.family.value, self.component, self.effect),
+            *(self.settle_ms, self.family.value, self.component, self.effect, self.feature),
         )
 
     @classmethod

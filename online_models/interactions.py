@@ -12,6 +12,8 @@ from typing import Final, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from online_models.contracts.events import Item
+
 DAY_MS: Final = 86_400_000
 
 VIEW_COLUMNS: Final = (
@@ -78,7 +80,7 @@ class EventDay:
 
 
 class EventView(Protocol):
-    """The events of one domain up to a time, as they were at one moment."""
+    """The events of one domain up to a time, and its catalogue, as they were at one moment."""
 
     def days(self) -> list[EventDay]:
         """Every day with events, oldest first."""
@@ -88,3 +90,6 @@ class EventView(Protocol):
 
         A call of `receive` has some whole rows. An absent field is empty, an empty text is `""`.
         """
+
+    def items(self) -> list[Item]:
+        """The catalogue of the domain, by item id."""

@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Protocol
 
 from online_models.contracts.artifacts import Manifest
-from online_models.contracts.ids import JobId, ModelName
+from online_models.contracts.ids import JobId, ModelName, ModelVersion
 from online_models.contracts.jobs import Cost, Estimate, JobKind, JobState, JobStatus, NewJob, Progress, RetrainJob
 
 
@@ -81,6 +81,9 @@ class JobQueue(Protocol):
 
     def statuses(self, model: ModelName | None, count: int) -> list[JobStatus]:
         """The youngest jobs of one model, or of all: at most `count`, oldest first."""
+
+    def publishable(self, model: ModelName) -> set[ModelVersion]:
+        """The versions that jobs in work may still publish, whether or not they are written."""
 
     def finished(self, jobs: Sequence[JobId]) -> set[JobId]:
         """Those of the jobs that are in a final state."""

@@ -67,19 +67,19 @@ class ModelRegistry(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class OutboxEntry:
-    """A registry event that the mirror has not taken, and how often it was tried, this time included."""
+    """A registry event that the mirror has not taken, and how often in a row it refused it or was away."""
 
     event: RegistryEvent
-    attempts: int
+    failures: int
 
 
 @dataclass(frozen=True, slots=True)
 class OutboxState:
-    """How many entries of a model wait, the most attempts at one of them, and an error of the last attempt."""
+    """How many entries of a model wait, the most failures of one of them, and the error of the last of those."""
 
     model: ModelName
     entries: int
-    attempts: int
+    failures: int
     error: str | None
 
 
@@ -93,8 +93,11 @@ class RegistryOutbox(Protocol):
     def sent(self, entries: Sequence[OutboxEntry]) -> None:
         """Forget entries that are delivered. Idempotent."""
 
-    def postpone(self, entries: Sequence[OutboxEntry], after: timedelta, error: str) -> None:
-        """Keep entries for later, with the reason. Idempotent."""
+    def postpone(self, entries: Sequence[OutboxEntry], after: timedelta, failures: int, error: str) -> None:
+        """Keep entries that could not be delivered for later, with their failures so far and the reason. Idempotent."""
+
+    def give_back(self, entries: Sequence[OutboxEntry]) -> None:
+        """Keep entries that were not tried, due at once. Idempotent."""
 
     def trim(self, keep: int) -> int:
         """Forget all entries but the youngest; how many. Idempotent."""

@@ -4,6 +4,7 @@ Every write says in its docstring whether it is idempotent or compare-and-set.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -217,6 +218,18 @@ class LanguageScoreWrites(Protocol):
     def put_segments(self, model: ModelName, version: ModelVersion, segments: bytes, ttl: timedelta) -> None:
         """Replace the scores of new items by segment (`SegmentScores.encode`). Idempotent."""
 
+    def put_complete(self, model: ModelName, version: ModelVersion, ttl: timedelta) -> None:
+        """Note that all scores of a version are there. Idempotent."""
+
+    def time_left(self, model: ModelName, version: ModelVersion) -> timedelta:
+        """How long the scores of a version still count; none where they are not noted to be there."""
+
+    def claim_scoring(self, model: ModelName, version: ModelVersion, worker: str, lease: timedelta) -> bool:
+        """Take it on oneself to score again for a version; False while somebody else does. Compare-and-set."""
+
+    def release_scoring(self, model: ModelName, version: ModelVersion) -> None:
+        """Let others score again. Idempotent."""
+
 
 class StreamReads(Protocol):
     """What a reader polls of the stream job's results. Raises StoreUnavailable."""
@@ -249,7 +262,7 @@ class InteractionStore(Protocol):
 
     def view(self, domain: str, until_ms: int | None, work: Callable[[EventView], T]) -> T:
         """What `work` makes of one consistent view of a domain's events, impressions among them, up to an event time
-        (inclusive). `work` is repeated when the connection turns out dead, so it must be idempotent."""
+        (inclusive), and of its catalogue. `work` is repeated when the connection turns out dead, so it must be idempotent."""
 
     def put_items(self, items: Sequence[Item]) -> None:
         """Insert or replace catalogue entries; idempotent."""
@@ -453,5 +466,15 @@ class ArtifactStore(Protocol):
         """Delete a version that was never registered, or whose collection has begun; the directory disappears whole.
         Idempotent."""
 
+    def writing(self, manifest: Manifest, files: Mapping[str, bytes]) -> AbstractContextManager[tuple[Manifest, str]]:
+        """`write`, and the version counts as being written to the end of the block."""
+
     def written_before(self, model: ModelName, moment: datetime) -> list[ModelVersion]:
-        """A model's versions that were written before a moment (aware), registered or not, by name."""
+        """A model's versions that were written before a moment (aware), registered or not, by name; none that is being
+        written."""
+
+    def unfinished(self, model: ModelName, moment: datetime) -> list[str]:
+        """What crashed writers of a model left before a moment (aware), by name; nothing that is being written."""
+
+    def remove_unfinished(self, model: ModelName, moment: datetime) -> list[str]:
+        """Remove what `unfinished` tells of. Idempotent. Returns what was removed."""

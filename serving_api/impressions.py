@@ -20,7 +20,7 @@ from typing import Final
 import msgspec
 from prometheus_client import Counter
 
-from online_models.contracts.events import LANGUAGE_FEATURE, Event, EventType, FeatureValue
+from online_models.contracts.events import LANGUAGE_FEATURE, LANGUAGE_VERSION_FEATURE, Event, EventType, FeatureValue
 from online_models.contracts.ids import ModelName, UserId
 from online_models.ports import EventLog
 from serving_api.instruments import Instruments
@@ -48,6 +48,7 @@ class Shown:
     request_id : a UUID; items : their ids, best first, at most `MOST_ITEMS`; ts_ms : event time, epoch milliseconds
     propensities : how likely each item was to stand where it stands
     language : calibrated log-odds that each is taken, where a language model had a say; empty where it had none
+    language_model : under whose version its scores are kept
     features : what each impression says of the answer
     first : the first item's position, above 0 on later pages
     """
@@ -63,6 +64,7 @@ class Shown:
     features: dict[str, FeatureValue]
     first: int = 0
     language: Sequence[float | None] = ()
+    language_model: str | None = None
 
 
 def lines_of(shown: Shown) -> list[bytes]:
@@ -97,7 +99,6 @@ def event_of(shown: Shown, item: str, place: int) -> Event:
     random one.
     """
     position = shown.first + place
-    logit = shown.language[place] if shown.language else None
     return Event(
         event_id=f"{shown.request_id[:-4]}{position:04x}",
         type=EventType.IMPRESSION,
@@ -110,8 +111,17 @@ def event_of(shown: Shown, item: str, place: int) -> Event:
         model_version=shown.model_version,
         rollout_id=shown.rollout_id,
         propensity=shown.propensities[place] if shown.propensities else 1.0,
-        features=shown.features if logit is None else {**shown.features, LANGUAGE_FEATURE: logit},
+        features={**shown.features, **_said(shown, place)},
     )
+
+
+def _said(shown: Shown, place: int) -> dict[str, FeatureValue]:
+    """What a language model said of the item at a place, and which one."""
+    logit = shown.language[place] if shown.language else None
+    if logit is None:
+        return {}
+    whose: dict[str, FeatureValue] = {LANGUAGE_VERSION_FEATURE: shown.language_model} if shown.language_model else {}
+    return {LANGUAGE_FEATURE: logit, **whose}
 
 
 class ImpressionLog:

@@ -32,6 +32,9 @@ class Instruments:
         )
         self.answers = counter("penstock_answers", "Recommendations given", ["domain", "variant", "source"])
         self.degraded = counter("penstock_degraded_answers", "Answers given while Redis was away", ["domain"])
+        self.torn = counter(
+            "penstock_torn_reads", "What Redis held of a user and nobody could read", ["what", "domain"]
+        )
         self.impressions = counter("penstock_impressions_appended", "Impressions logged", ["domain"])
         refused = "Impressions that the event log refused, or had no room for in time"
         self.impressions_lost = counter("penstock_impressions_lost", refused, ["domain"])

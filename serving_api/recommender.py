@@ -9,8 +9,9 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Final
 
@@ -20,12 +21,14 @@ from online_models import history
 from online_models.contracts.events import Item
 from online_models.contracts.ids import ModelName, ModelVersion, UserId, hashes_of
 from online_models.errors import StoreError, StoreUnavailable
+from online_models.language_scores import decode_scores
 from online_models.ports import ServingStore, UserReads, UserState
 from serving_api.assignment import Variant, variant
 from serving_api.impressions import ImpressionLog, Shown
 from serving_api.instruments import Instruments
 from serving_api.last_known import LastKnown
 from serving_api.modes import Allowed, Modes, ranking_of
+from serving_api.quiet import Quiet
 from serving_api.ranking import POPULARITY, RankedItem, Ranking, Visit, rank
 from serving_api.reader import ModelState, Reader
 from serving_api.reranking.exposure import Exposure
@@ -155,6 +158,7 @@ class Recommender:
         self._lists = lists
         self._draw = draw
         self._exposures: dict[ModelName, Exposure] = {}
+        self._quiet = Quiet()
 
     async def recommend(self, ask: Ask) -> Answer:
         """The best unseen items, logged as impressions. Never fails because a store does.
@@ -224,11 +228,29 @@ class Recommender:
             user = await self._users.user(ask.model, version, ask.user_id, language_model)
         except StoreError as error:
             if not isinstance(error, StoreUnavailable):  # which is told once, where it is found out
-                log.warning("user_state_torn model=%s error=%s", ask.model, error)
+                self._torn("user_state", ask.model, error)
             self._instruments.degraded.labels(ask.model).inc()
             return self._last_known.get(ask.model, version, ask.user_id) or NOTHING_KNOWN, True
+        user = self._without_torn_scores(ask.model, user)
         self._last_known.put(ask.model, version, ask.user_id, user)
         return user, False
+
+    def _without_torn_scores(self, model: ModelName, user: UserState) -> UserState:
+        """What was read, less a language model's scores where they cannot be read: the blend decides without them."""
+        if user.language is None:
+            return user
+        try:
+            decode_scores(user.language)
+        except StoreError as error:
+            self._torn("language_scores", model, error)
+            return replace(user, language=None)
+        return user
+
+    def _torn(self, what: str, model: ModelName, error: StoreError) -> None:
+        """Count what Redis holds and nobody can read, and say so once in a while."""
+        self._instruments.torn.labels(what, model).inc()
+        if self._quiet.tells(f"{what} {model}", time.monotonic()):
+            log.warning("%s_torn model=%s error=%s", what, model, error)
 
     def _session(
         self, ask: Ask, state: ModelState, choice: Choice, user: UserState, most: int, *, degraded: bool
@@ -250,6 +272,7 @@ class Recommender:
             weight_bp=route.weight_bp if route else 0,
             degraded=degraded,
             items=ranking.items,
+            language_model=choice.language_model,
         )
 
     def _listed(self, ask: Ask, state: ModelState, user: UserState, most: int) -> Ranking | None:
@@ -262,7 +285,7 @@ class Recommender:
             may = Allowed(state.facts, self._lists.reranking.stranger_age, ask.ts_ms)
             return ranking_of(user.precomputed, known.seen["item"], ask.k, most, may)
         except StoreError as error:
-            log.warning("list_torn model=%s error=%s", ask.model, error)
+            self._torn("list", ask.model, error)
             return None
 
     def _ranked(self, ask: Ask, state: ModelState, choice: Choice, user: UserState, most: int) -> Ranking:
@@ -340,6 +363,7 @@ def _shown(ask: Ask, session: Session, answer: Answer, first: int) -> Shown:
         items=[item.item_id for item in items],
         propensities=[item.propensity for item in items],
         language=[item.language for item in items],
+        language_model=session.language_model,
         model_version=answer.model_version,
         rollout_id=answer.rollout_id,
         features={

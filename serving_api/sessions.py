@@ -20,7 +20,7 @@ _TOKEN: Final = re.compile(r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\.([1-
 
 
 class Session(msgspec.Struct, frozen=True, gc=False):
-    """A ranked list, best first, and what its answer said of it."""
+    """A ranked list, best first, and what its answer said of it; `language_model` names whose scores its items carry."""
 
     user_id: UserId
     model_version: str | None
@@ -31,6 +31,7 @@ class Session(msgspec.Struct, frozen=True, gc=False):
     weight_bp: int
     degraded: bool
     items: list[RankedItem]
+    language_model: str | None = None
 
 
 class PageToken(NamedTuple):

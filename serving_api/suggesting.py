@@ -1,8 +1,6 @@
 """What a language model has said beforehand of a user's candidates, or of new items to users like them, as ranking takes it."""
 
-import logging
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -12,8 +10,6 @@ from online_models.language_scores import LanguageModel, decode_scores
 from online_models.ports import UserState
 from serving_api.reranking.candidates import F32
 from serving_api.retrieval import Rows, VersionView
-
-log: Final = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +41,7 @@ def suggestions_of(view: VersionView, user: UserState, vector: F32) -> Suggestio
     model = view.loaded.language_model
     if model is None:
         return None
-    own = [] if user.language is None else [_own(view, user.language)]
+    own = [] if user.language is None else [_own(user.language)]
     of_segment = [] if view.segments is None or not vector.any() else [view.segments.of(vector)]
     said = [_suggested(view, scored, model) for scored in (*of_segment, *own) if len(scored)]
     if not said:
@@ -57,11 +53,11 @@ def suggestions_of(view: VersionView, user: UserState, vector: F32) -> Suggestio
     return Suggestions(rows[kept], gains[kept], logits[kept])
 
 
-def _own(view: VersionView, raw: bytes) -> npt.NDArray[np.void]:
+def _own(raw: bytes) -> npt.NDArray[np.void]:
+    """Torn scores are none; whoever reads them tells of it."""
     try:
         return decode_scores(raw)
-    except StoreError as error:
-        log.warning("language_scores_torn model=%s error=%s", view.loaded.manifest.model, error)
+    except StoreError:
         return decode_scores(b"")
 
 

@@ -104,13 +104,21 @@ def small_model(seed: int, items: int = 30, users: int = 6) -> SmallModel:
 
 
 def publish(
-    artifacts: ArtifactStore, registry: ModelRegistry, model: ModelName, made: SmallModel, *, language: bool = False
+    artifacts: ArtifactStore,
+    registry: ModelRegistry,
+    model: ModelName,
+    made: SmallModel,
+    *,
+    language: bool = False,
+    carried: ModelVersion | None = None,
 ) -> ModelVersion:
-    """Write and register the model as a fresh version; language : with a language model of its own."""
+    """Write and register the model as a fresh version; language : with a language model of its own; carried : with that of a
+    version."""
     version = registry.new_version()
     manifest, files = made.manifest(model, version, [0, 2]), made.files()
-    if language:
-        manifest = msgspec.structs.replace(manifest, kind="lora", language_model=version)
+    if language or carried:
+        kind = "als" if carried else "lora"
+        manifest = msgspec.structs.replace(manifest, kind=kind, language_model=carried or version)
         files[LANGUAGE_MODEL_FILE] = msgspec.json.encode(LanguageModel(weight=0.5))
     manifest, sha256 = artifacts.write(manifest, files)
     registry.register(manifest, sha256, "test")

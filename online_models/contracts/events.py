@@ -251,6 +251,10 @@ class Reject:
 LANGUAGE_FEATURE = "llm_score"
 """Feature of an impression that tells what a language model said of its item: calibrated log-odds that it is taken."""
 
+LANGUAGE_VERSION_FEATURE = "llm_version"
+"""Feature beside it that tells whose score it is: the version that the language model was trained for, see
+`Manifest.language_model`. An impression of an earlier release has none."""
+
 
 class Item(msgspec.Struct, frozen=True, omit_defaults=True):
     """One catalogue entry: what an item is called and what it is. The line format of a catalogue file.

@@ -75,6 +75,17 @@ def segment_scores(model: ModelName, version: ModelVersion) -> str:
     return f"m:{{{model}}}:llm:{version}:segments"
 
 
+def complete_scores(model: ModelName, version: ModelVersion) -> str:
+    """String `1`, once all scores of a language model are written: its TTL is theirs. TTL `worker.language_scores_seconds`.
+    Writer: the worker that has written them."""
+    return f"m:{{{model}}}:llm:{version}:complete"
+
+
+def scoring(model: ModelName, version: ModelVersion) -> str:
+    """String: name of the worker that scores again for a language model. TTL `worker.job_timeout_seconds`. Writer: it."""
+    return f"m:{{{model}}}:llm:{version}:scoring"
+
+
 def session(model: ModelName, request_id: str) -> str:
     """String: JSON `sessions.Session`, the frozen list that the pages of one request are cut from. TTL
     `serving.session_seconds`. Writer: the worker of the API that answered the first page, once."""

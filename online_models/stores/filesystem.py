@@ -4,17 +4,19 @@
 - A read trusts nothing: size, SHA-256, and the dtype, shape and finiteness of every tensor are checked on the very bytes
   that are returned.
 - What a crashed writer left behind has a dot name, which no version can have; the next writer removes it after a day.
+- A writer holds its directory locked (`flock`) as long as it is at work: what is locked is nobody's to remove, however old.
 """
 
 import errno
+import fcntl
 import hashlib
 import os
 import re
 import secrets
 import shutil
-from collections.abc import Mapping
-from contextlib import suppress
-from datetime import UTC, datetime
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
@@ -43,7 +45,7 @@ MAX_MANIFEST_BYTES: Final = 64 << 20
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,127}")
 _ASIDE = ".writing-"
 _TENSORS = ".safetensors"
-_ABANDONED_SECONDS = 24 * 3600
+_ABANDONED = timedelta(days=1)
 
 
 class FilesystemArtifacts:
@@ -68,6 +70,18 @@ class FilesystemArtifacts:
         ArtifactError
             When the version exists, a file name is not plain, or a safetensors file is not one or not finite.
         """
+        with self.writing(manifest, files) as written:
+            return written
+
+    @contextmanager
+    def writing(self, manifest: Manifest, files: Mapping[str, bytes]) -> Iterator[tuple[Manifest, str]]:
+        """`write`, and the version stays locked to the end of the block: for a writer that registers it there.
+
+        Raises
+        ------
+        ArtifactError
+            As `write` does.
+        """
         target = self.path(manifest.model, manifest.version)
         for name in files:
             _refuse_odd_name(name, target)
@@ -79,16 +93,17 @@ class FilesystemArtifacts:
         _make_directory(target.parent)
         aside = target.parent / f"{_ASIDE}{manifest.version}-{os.getpid()}-{secrets.token_hex(4)}"
         aside.mkdir()
-        try:
-            for name, content in {**files, MANIFEST_NAME: raw}.items():
-                _write_durably(aside / name, content)
-            _sync_directory(aside)
-            _remove_abandoned(aside)
-            _rename(aside, target)
-        except BaseException:
-            shutil.rmtree(aside, ignore_errors=True)
-            raise
-        return manifest, hashlib.sha256(raw).hexdigest()
+        with _locked(aside):
+            try:
+                for name, content in {**files, MANIFEST_NAME: raw}.items():
+                    _write_durably(aside / name, content)
+                _sync_directory(aside)
+                _remove_abandoned(aside)
+                _rename(aside, target)
+            except BaseException:
+                shutil.rmtree(aside, ignore_errors=True)
+                raise
+            yield manifest, hashlib.sha256(raw).hexdigest()
 
     def read(
         self, model: ModelName, version: ModelVersion, manifest_sha256: str | None = None
@@ -137,15 +152,27 @@ class FilesystemArtifacts:
             shutil.rmtree(aside, ignore_errors=True)
 
     def written_before(self, model: ModelName, moment: datetime) -> list[ModelVersion]:
-        """A model's versions that were written before a moment (aware), registered or not, by name."""
+        """A model's versions that were written before a moment (aware), registered or not, by name; none that is still locked."""
         _refuse_odd_name(model, self._root)
         found = []
         for directory in sorted((self._root / model).glob("*")):
             with suppress(FileNotFoundError):  # discarded while we look
-                written = datetime.fromtimestamp(directory.stat().st_mtime, UTC)
-                if _NAME.fullmatch(directory.name) and directory.is_dir() and written < moment:
+                named = _NAME.fullmatch(directory.name) and directory.is_dir()
+                if named and _written(directory) < moment and not _is_locked(directory):
                     found.append(ModelVersion(directory.name))
         return found
+
+    def unfinished(self, model: ModelName, moment: datetime) -> list[str]:
+        """What crashed writers of a model left before a moment (aware), by name."""
+        _refuse_odd_name(model, self._root)
+        return [path.name for path in _abandoned(self._root / model, moment, begun=True)]
+
+    def remove_unfinished(self, model: ModelName, moment: datetime) -> list[str]:
+        """Remove what `unfinished` tells of. Idempotent. Returns what was removed."""
+        names = self.unfinished(model, moment)
+        for name in names:
+            shutil.rmtree(self._root / model / name, ignore_errors=True)
+        return names
 
 
 def _refuse_other(manifest: Manifest, model: ModelName, version: ModelVersion, directory: Path) -> None:
@@ -282,10 +309,45 @@ def _rename(aside: Path, target: Path) -> None:
     _sync_directory(target.parent)
 
 
+@contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    """Hold a directory, whatever it is called meanwhile; a process that dies lets go of it."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        with suppress(OSError):  # a file system without such locks: then its age alone protects it
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _is_locked(directory: Path) -> bool:
+    """Whether its writer is at work. Raises FileNotFoundError."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        return isinstance(error, BlockingIOError)
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _written(path: Path) -> datetime:
+    return datetime.fromtimestamp(path.stat().st_mtime, UTC)
+
+
+def _abandoned(parent: Path, moment: datetime, *, begun: bool) -> Iterator[Path]:
+    """Directories that were written aside before a moment and are locked no more; of those `begun` that hold something alone."""
+    for aside in sorted(parent.glob(f"{_ASIDE}*")):
+        with suppress(FileNotFoundError, NotADirectoryError):
+            # In this order: what holds something has been locked, and who is done with it renames it before letting go.
+            old = _written(aside) < moment and (not begun or any(aside.iterdir()))
+            if old and not _is_locked(aside) and aside.exists():
+                yield aside
+
+
 def _remove_abandoned(aside: Path) -> None:
     # The file system's own clock: `aside` was written a moment ago.
-    oldest = aside.stat().st_mtime - _ABANDONED_SECONDS
-    for other in aside.parent.glob(f"{_ASIDE}*"):
-        with suppress(FileNotFoundError):
-            if other.stat().st_mtime < oldest:
-                shutil.rmtree(other, ignore_errors=True)
+    for other in _abandoned(aside.parent, _written(aside) - _ABANDONED, begun=False):
+        shutil.rmtree(other, ignore_errors=True)

@@ -3,7 +3,8 @@
 - One `Database` is one connection behind one lock. Stores may share it; a thread that must not wait for
   another one's query (a heartbeat) has a Database of its own.
 - A connection that turns out dead is replaced, and the work repeated once: always when the server cannot have
-  committed it, and after a commit of unknown outcome only where the work is idempotent.
+  committed it, and after a commit of unknown outcome only where the work is idempotent. What ran into a limit of time is
+  not repeated: its connection lives, and it would only take that long again.
 - The server ends a session that has been idle inside a transaction for 10 s: a frozen process must not keep its
   rows locked, and a job whose row is locked is passed over by every worker.
 - Nothing of psycopg2 leaves the stores: its errors become `StoreUnavailable` and `StoreError`.
@@ -41,6 +42,10 @@ T = TypeVar("T")
 
 class _CommitUnknown(StoreUnavailable):
     """The connection broke in COMMIT: the transaction may or may not have happened."""
+
+
+class _OutOfTime(StoreUnavailable):
+    """A statement was ended by its limit, or by somebody; its transaction has not happened."""
 
 
 class Database:
@@ -96,6 +101,8 @@ class Database:
         try:
             with self.transaction() as cursor:
                 return work(cursor)
+        except _OutOfTime:
+            raise
         except _CommitUnknown:
             if not idempotent:
                 raise
@@ -109,6 +116,8 @@ class Database:
         freezes, it leaves nothing locked. Repeated once when the connection was dead."""
         try:
             return self._execute(statement, values)
+        except _OutOfTime:
+            raise
         except StoreUnavailable:
             return self._execute(statement, values)
 
@@ -170,6 +179,8 @@ class Database:
 def _translated() -> Iterator[None]:
     try:
         yield
+    except (psycopg2.errors.QueryCanceled, psycopg2.errors.LockNotAvailable) as error:
+        raise _OutOfTime(f"PostgreSQL: {_first_line(error)}") from error
     except (
         psycopg2.OperationalError,
         psycopg2.InterfaceError,

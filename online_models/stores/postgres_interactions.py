@@ -29,7 +29,7 @@ from online_models.contracts.ids import UserId
 from online_models.errors import StoreError, StoreUnavailable
 from online_models.interactions import EventView, Interactions
 from online_models.stores.postgres import Cursor, Database, query
-from online_models.stores.postgres_view import PostgresView
+from online_models.stores.postgres_view import PostgresView, items_of
 
 # The event tables, in the order in which every call writes them: two writers cannot then deadlock.
 _COPY = ("copy_watch_history", "copy_purchase_history", "copy_impressions", "copy_feedback")
@@ -117,7 +117,8 @@ class PostgresInteractions:
         )
 
     def view(self, domain: str, until_ms: int | None, work: Callable[[EventView], T]) -> T:
-        """What `work` makes of one consistent view of a domain's events up to an event time (inclusive), in one transaction.
+        """What `work` makes of one consistent view of a domain's events up to an event time (inclusive) and of its catalogue, in
+        one transaction.
 
         The server ends the transaction when `work` pauses for `IDLE_TIMEOUT` outside of `copy`. It is repeated once when the
         connection was dead, so it must be idempotent.
@@ -147,12 +148,7 @@ class PostgresInteractions:
 
     def items(self, domain: str) -> list[Item]:
         """The catalogue of a domain, by item id."""
-
-        def work(cursor: Cursor) -> list[Item]:
-            cursor.execute(query("select_items"), {"domain": domain})
-            return [Item(item_id, domain, *told) for item_id, *told in cursor]
-
-        return self._database.run(work, idempotent=True)
+        return self._database.run(lambda cursor: items_of(cursor, domain), idempotent=True)
 
     def users(self, after: UserId | None, count: int) -> list[UserId]:
         """The next users of all domains, in the order of their ids: those behind `after`, at most `count`."""

@@ -13,7 +13,7 @@ from typing import Any, Final
 import msgspec
 
 from online_models.contracts.artifacts import Manifest
-from online_models.contracts.ids import JobId, ModelName
+from online_models.contracts.ids import JobId, ModelName, ModelVersion
 from online_models.contracts.jobs import (
     Cost,
     Estimate,
@@ -211,6 +211,15 @@ class PostgresJobs:
         def work(cursor: Cursor) -> list[JobStatus]:
             cursor.execute(query("select_job_statuses"), {"model": model, "count": count})
             return [_status(row) for row in reversed(cursor.fetchall())]
+
+        return self._database.run(work, idempotent=True)
+
+    def publishable(self, model: ModelName) -> set[ModelVersion]:
+        """The versions that jobs in work may still publish: also under a lease that ran out, until somebody takes it over."""
+
+        def work(cursor: Cursor) -> set[ModelVersion]:
+            cursor.execute(query("select_tokens_in_work"), {"model": model})
+            return {version_of(token) for (token,) in cursor}
 
         return self._database.run(work, idempotent=True)
 

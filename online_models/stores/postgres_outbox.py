@@ -27,7 +27,7 @@ class PostgresOutbox:
         def work(cursor: Cursor) -> list[OutboxEntry]:
             cursor.execute(query("lock_outbox"))
             cursor.execute(query("claim_outbox"), {"lease": lease, "count": count})
-            entries = [OutboxEntry(registry_event(tuple(event)), attempts) for attempts, *event in cursor]
+            entries = [OutboxEntry(registry_event(tuple(event)), failures) for failures, *event in cursor]
             return sorted(entries, key=lambda entry: entry.event.id)
 
         return self._database.run(work, idempotent=True)
@@ -36,9 +36,14 @@ class PostgresOutbox:
         """Forget entries that are delivered. Idempotent."""
         self._write("delete_outbox", {"events": _ids(entries)})
 
-    def postpone(self, entries: Sequence[OutboxEntry], after: timedelta, error: str) -> None:
-        """Keep entries for later, with the reason. Idempotent."""
-        self._write("postpone_outbox", {"events": _ids(entries), "after": after, "error": error})
+    def postpone(self, entries: Sequence[OutboxEntry], after: timedelta, failures: int, error: str) -> None:
+        """Keep entries that could not be delivered for later, with their failures so far and the reason. Idempotent."""
+        values = {"events": _ids(entries), "after": after, "failures": failures, "error": error}
+        self._write("postpone_outbox", values)
+
+    def give_back(self, entries: Sequence[OutboxEntry]) -> None:
+        """Keep entries that were not tried, due at once. Idempotent."""
+        self._write("give_back_outbox", {"events": _ids(entries)})
 
     def trim(self, keep: int) -> int:
         """Forget all entries but the youngest; how many. Idempotent."""

@@ -1,4 +1,4 @@
-"""A domain's events in PostgreSQL as they are at one moment: digests of their days, and their rows as CSV.
+"""A domain's events in PostgreSQL as they are at one moment: digests of their days, their rows as CSV, and the catalogue.
 
 - A digest reads every row and sends one line a day: a hash of the whole row, so that a changed field shows, not only an id.
 - COPY streams: rows go from the server's sort to the receiver in pieces, and neither side holds them all in memory. psycopg2's
@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Final
 
+from online_models.contracts.events import Item
 from online_models.interactions import EventDay
 from online_models.stores.postgres import Cursor, query
 
@@ -37,6 +38,16 @@ class PostgresView:
         rows = _Rows(receive)
         self.cursor.copy_expert(statement, rows)
         rows.send()
+
+    def items(self) -> list[Item]:
+        """The catalogue of the domain, by item id."""
+        return items_of(self.cursor, self.domain)
+
+
+def items_of(cursor: Cursor, domain: str) -> list[Item]:
+    """The catalogue of a domain, by item id."""
+    cursor.execute(query("select_items"), {"domain": domain})
+    return [Item(item_id, domain, *told) for item_id, *told in cursor]
 
 
 class _Rows:

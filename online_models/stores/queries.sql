@@ -426,6 +426,10 @@ ORDER BY id DESC LIMIT %(count)s;
 -- Those of the jobs that are in a final state.
 SELECT id FROM retrain_jobs WHERE id = ANY(%(ids)s) AND state IN ('done', 'rejected', 'dead');
 
+-- name: select_tokens_in_work
+-- The tokens under which jobs of a model may still be finished.
+SELECT lease_token FROM retrain_jobs WHERE model = %(model)s AND state = 'running';
+
 -- name: next_version
 -- A number that no lease and no version has used.
 SELECT nextval('lease_token');
@@ -480,7 +484,7 @@ SELECT pg_advisory_xact_lock(hashtextextended('penstock.outbox', 0));
 
 -- name: claim_outbox
 -- Take the waiting entries of one model, none of which is held by another worker or waits after a failure.
-UPDATE registry_outbox AS entry SET attempts = attempts + 1, not_before = now() + %(lease)s
+UPDATE registry_outbox AS entry SET not_before = now() + %(lease)s
 FROM registry_events AS event
 WHERE event.id = entry.event_id AND entry.event_id IN (
     SELECT event_id FROM registry_outbox
@@ -499,8 +503,13 @@ RETURNING
 DELETE FROM registry_outbox WHERE event_id = ANY(%(events)s);
 
 -- name: postpone_outbox
--- Leave entries for later, with the error.
-UPDATE registry_outbox SET not_before = now() + %(after)s, error = %(error)s WHERE event_id = ANY(%(events)s);
+-- Leave entries for later, with how often they have failed (column `attempts`) and the error.
+UPDATE registry_outbox SET not_before = now() + %(after)s, attempts = %(failures)s, error = %(error)s
+WHERE event_id = ANY(%(events)s);
+
+-- name: give_back_outbox
+-- Leave entries that were claimed and not tried to whoever comes next.
+UPDATE registry_outbox SET not_before = now() WHERE event_id = ANY(%(events)s);
 
 -- name: trim_outbox
 -- Forget all entries but the youngest.
@@ -514,7 +523,7 @@ SELECT id, model FROM registry_events WHERE %(model)s::text IS NULL OR model = %
 ON CONFLICT (event_id) DO UPDATE SET not_before = least(registry_outbox.not_before, now());
 
 -- name: select_outbox
--- How many entries of each model wait, the most attempts at one, and the last error.
+-- How many entries of each model wait, the most failures of one, and the last error.
 SELECT model, count(*), max(attempts), max(error) FROM registry_outbox GROUP BY model ORDER BY model;
 
 -- name: select_version

@@ -34,3 +34,25 @@ class RedisLanguageScores:
         """Replace the scores of new items by segment (`SegmentScores.encode`). Idempotent. Raises StoreUnavailable."""
         with translated():
             self._client.set(keys.segment_scores(model, version), segments, px=ttl)
+
+    def put_complete(self, model: ModelName, version: ModelVersion, ttl: timedelta) -> None:
+        """Note that all scores of a version are there. Idempotent. Raises StoreUnavailable."""
+        with translated():
+            self._client.set(keys.complete_scores(model, version), b"1", px=ttl)
+
+    def time_left(self, model: ModelName, version: ModelVersion) -> timedelta:
+        """How long the scores of a version still count; none where they are not noted to be there. Raises StoreUnavailable."""
+        with translated():
+            left_ms = self._client.pttl(keys.complete_scores(model, version))
+        return timedelta(milliseconds=max(0, left_ms))  # below 0 where there is no such key
+
+    def claim_scoring(self, model: ModelName, version: ModelVersion, worker: str, lease: timedelta) -> bool:
+        """Take it on oneself to score again for a version; False while somebody else does. Compare-and-set. Raises
+        StoreUnavailable."""
+        with translated():
+            return bool(self._client.set(keys.scoring(model, version), worker, px=lease, nx=True))
+
+    def release_scoring(self, model: ModelName, version: ModelVersion) -> None:
+        """Let others score again. Idempotent. Raises StoreUnavailable."""
+        with translated():
+            self._client.delete(keys.scoring(model, version))

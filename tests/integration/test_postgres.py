@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 from subprocess import PIPE
 
@@ -133,6 +134,35 @@ def test_a_statement_alone_commits_itself_and_survives_a_dead_connection(postgre
     with Database(postgres).transaction() as cursor:
         cursor.execute("SELECT user_id FROM users")
         assert cursor.fetchall() == [("u",)]
+
+
+@pytest.mark.parametrize("limit", ["statement_timeout", "lock_timeout"])
+def test_what_runs_into_its_limit_of_time_is_not_repeated(postgres: str, limit: str) -> None:
+    calls = []
+
+    def work(cursor: Cursor) -> None:
+        calls.append(1)
+        cursor.execute(f"SET LOCAL {limit} = '50ms'")
+        cursor.execute("INSERT INTO users (user_id) VALUES ('u')")
+
+    database = Database(postgres)
+    with Database(postgres).transaction() as cursor:
+        cursor.execute("LOCK TABLE users IN ACCESS EXCLUSIVE MODE")
+        with pytest.raises(StoreUnavailable, match=limit.replace("_", " ")):
+            database.run(work, idempotent=True)
+    assert (len(calls), database.session) == (1, 1)
+    database.run(work)
+    assert (len(calls), database.session) == (2, 1)
+
+
+def test_a_statement_alone_that_runs_into_its_limit_is_not_repeated(postgres: str) -> None:
+    database = Database(postgres, statement_timeout=timedelta(milliseconds=100))
+    database.execute("CREATE SEQUENCE tries", {})
+    with pytest.raises(StoreUnavailable, match="statement timeout"):
+        database.execute("SELECT pg_sleep(%(seconds)s) FROM nextval('tries')", {"seconds": 30})
+    with database.transaction() as cursor:
+        cursor.execute("SELECT last_value FROM tries")  # which no rollback takes back
+        assert store.one(cursor) == (1,)
 
 
 def test_work_of_unknown_outcome_is_repeated_only_when_idempotent(postgres: str) -> None:

@@ -1,8 +1,10 @@
 """The API on real Redis and PostgreSQL: who is answered with what, and what is logged of it."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import httpx
@@ -11,9 +13,10 @@ import pytest
 from safetensors.numpy import load
 
 from online_models.contracts import keys
-from online_models.contracts.events import EventType, Item
-from online_models.contracts.ids import ItemId, ModelName, ModelVersion, UserId
+from online_models.contracts.events import Event, EventType, Item
+from online_models.contracts.ids import ItemId, ModelName, ModelVersion, UserId, hashes_of
 from online_models.contracts.rollouts import Route
+from online_models.language_scores import encode_scores
 from online_models.learner import FoldIns, MovedItem, encode_item_vectors, trained_of
 from online_models.ports import EmbeddingUpdate, VersionUpdate
 from online_models.settings import StoreSettings
@@ -25,6 +28,7 @@ from online_models.stores.filesystem import FilesystemArtifacts
 from online_models.stores.postgres_interactions import PostgresInteractions
 from online_models.stores.postgres_registry import PostgresRegistry
 from online_models.stores.redis import RedisEmbeddings, RedisRoutes
+from online_models.stores.redis_language import RedisLanguageScores
 from serving_api.assignment import Variant, variant
 from serving_api.scoring import dot_rows
 from serving_api.settings import ServingSettings
@@ -114,6 +118,31 @@ def expected(made: SmallModel, vector: np.ndarray, k: int, seen: list[int]) -> l
     return [made.items[row] for row in made.best(vector, k, seen)]
 
 
+def test_an_impression_tells_what_the_language_model_said_of_it_and_whose_that_is(world: World, api: Api) -> None:
+    adapter = publish(world.artifacts, world.registry, MOVIES, MADE, language=True)
+    later = publish(world.artifacts, world.registry, MOVIES, MADE, carried=adapter)
+    world.routes.put_route(MOVIES, Route(epoch=2, stable=later))
+    world.learn("someone", ["i1", "i3"])
+    said = np.array([2.0, -1.0], np.float32)
+    with closing(redis_store.connect(world.settings.redis_url)) as client:
+        scores = {UserId("someone"): encode_scores(hashes_of(["i5", "i7"]), said)}
+        RedisLanguageScores(client).put_scores(MOVIES, adapter, scores, timedelta(minutes=5))
+    eventually(lambda: api.recommend("someone", "domain=movies&k=1")["model_version"] == later, "the later version")
+    first = api.recommend("someone", "domain=movies&k=14&paged=true")
+    second = api.recommend("someone", f"domain=movies&k=14&page_token={first['page_token']}")
+
+    def told() -> dict[str, Event]:
+        logged = logged_events(world.settings.home)
+        return {each.item_id: each for each in logged if each.request_id == first["request_id"]}
+
+    eventually(lambda: told().keys() == {*item_ids(first), *item_ids(second)}, "a line of each")
+    assert {each.model_version for each in told().values()} == {later}
+    features = {item: each.features or {} for item, each in told().items()}
+    scored = {item: (each["llm_score"], each["llm_version"]) for item, each in features.items() if "llm_score" in each}
+    assert scored == {"i5": (2.0, adapter), "i7": (-1.0, adapter)}
+    assert {item for item, each in features.items() if "llm_version" in each} == {"i5", "i7"}
+
+
 def test_a_user_with_a_stream_vector_gets_its_best_unseen_titled_items(world: World, api: Api) -> None:
     vector = MADE.vector([1, 3])
     world.learn("someone", ["i1", "i3"], vector=vector)
@@ -199,6 +228,24 @@ def test_new_items_of_the_stream_are_recommended(world: World, api: Api) -> None
     assert item_ids(api.recommend("someone", "domain=movies&k=2"))[0] == "brand-new"
     world.learn("someone", ["i1", "i3", "brand-new"], vector=vector)
     assert "brand-new" not in item_ids(api.recommend("someone", "domain=movies&k=30"))
+
+
+def test_torn_scores_of_a_language_model_are_done_without_counted_and_told_once_a_minute(
+    world: World, api: Api, caplog: pytest.LogCaptureFixture
+) -> None:
+    version = publish(world.artifacts, world.registry, MOVIES, MADE, language=True)
+    world.routes.put_route(MOVIES, Route(epoch=2, stable=version))
+    for user in ("u1", "u2"):
+        world.learn(user, ["i1", "i3"])
+    eventually(lambda: api.recommend("u2", "domain=movies&k=1")["model_version"] == version, "the version is served")
+    world.embeddings._client.set(keys.language_scores(MOVIES, version, "u1"), b"torn")
+    with caplog.at_level(logging.WARNING):
+        answers = [api.recommend("u1", "domain=movies&k=5") for _ in range(3)]
+    assert [item_ids(answer) for answer in answers] == [item_ids(api.recommend("u2", "domain=movies&k=5"))] * 3
+    assert [answer["degraded"] for answer in answers] == [False] * 3
+    assert [line.split()[0] for line in caplog.messages if "torn" in line] == ["language_scores_torn"]
+    torn = {"what": "language_scores", "domain": MOVIES}
+    assert api.parts.instruments.registry.get_sample_value("penstock_torn_reads_total", torn) == 3
 
 
 def test_torn_bytes_in_redis_degrade_the_answer_of_their_user_alone(world: World, api: Api) -> None:

@@ -113,6 +113,7 @@ def test_a_fall_is_a_row_and_a_signal_that_asks_for_an_adapter_after_it_has_sett
     assert (first.drifted, first.alone, first.fall, first.settle_ms) == (True, True, True, SETTLE_MS)
     assert (first.window_start_ms, first.window_end_ms) == (8 * HOUR_MS, 9 * HOUR_MS)
     assert first.reason.startswith("AUC of v1 fell from 0.8")
+    assert first.feature == "llm_score@v1"
 
 
 def test_a_small_fall_shows_in_several_windows_together() -> None:

@@ -375,6 +375,17 @@ def test_findings_become_rows_and_figures_and_a_replay_after_a_crash_adds_nothin
     assert all_rows(fresh_stores.postgres_dsn) == rows
 
 
+def test_two_language_models_that_fall_in_one_window_are_two_rows(fresh_stores: Endpoints) -> None:
+    state, found = findings(), list[Finding]()
+    for version in ("v1", "v2"):
+        found += state.add(replace(labels_fall(1), feature=f"llm_score@{version}", reason=f"AUC of {version} fell"))
+    write(fresh_stores, Tally(), found, None)
+    rows = all_rows(fresh_stores.postgres_dsn)["drift_events"]
+    assert sorted((row["kind"], row["feature"]) for row in rows) == [
+        ("drift", "llm_score@v1"), ("drift", "llm_score@v2"), ("suppressed", "llm_score@v1"), ("suppressed", "llm_score@v2")
+    ]  # fmt: skip
+
+
 def test_a_window_of_labels_is_stored_beside_those_of_features_and_is_none_of_the_monitored_ones(
     fresh_stores: Endpoints,
 ) -> None:

@@ -42,10 +42,12 @@ def shown(
     stage: int = -1,
     variant: str = "stable",
     scores: Mapping[str, FeatureValue] | None = None,
+    scored_by: FeatureValue | None = None,
 ) -> list[Outcome]:
-    """One answer of the API. scores : what its language model said of items"""
+    """One answer of the API. scores : what its language model said of items; scored_by : its version, where that is told"""
     features: dict[str, FeatureValue] = {"stage": float(stage), "variant": variant}
-    said = {item: {"llm_score": score} for item, score in (scores or {}).items()}
+    whose: dict[str, FeatureValue] = {} if scored_by is None else {"llm_version": scored_by}
+    said = {item: {"llm_score": score, **whose} for item, score in (scores or {}).items()}
     return [
         Outcome(
             Event(
@@ -393,6 +395,37 @@ def test_scores_are_held_against_what_was_taken_once_the_time_for_answers_is_ove
     assert (row.feature, row.events, row.statistics["taken"], row.statistics["auc"]) == ("llm_score@v1", 3, 1, 1.0)
 
 
+def judged_by_label(*asked: tuple[ModelVersion | None, FeatureValue | None]) -> list[tuple[str, int]]:
+    """Features and items of the windows after requests by such versions of the recommender and of the language model."""
+    state = Outcomes(ATTRIBUTION_MS, WINDOW_MS, 0.1, SETTLE_MS, labels=DelayedLabels(WINDOW_MS, 1, 0.1, SETTLE_MS))
+    events: list[Outcome] = []
+    for number, (version, scored_by) in enumerate((*asked, asked[0])):
+        ts_ms = 30_000 if number == len(asked) else number
+        said = {"a": 1.0, "b": -1.0}
+        events += [*shown(f"r{number}", ts_ms, version=version, scores=said, scored_by=scored_by)]
+        events += taken(f"r{number}", ts_ms + 1)
+    return [(row.feature, row.events) for row in score_windows(found(state, events, later(40_000)))]
+
+
+def test_scores_are_held_together_by_the_language_model_that_gave_them_and_not_by_the_recommender() -> None:
+    assert judged_by_label((V1, "v1"), (ModelVersion("v2"), "v1"), (None, "v1")) == [("llm_score@v1", 6)]
+    assert judged_by_label((V1, "v1"), (V1, "v3")) == [("llm_score@v1", 2), ("llm_score@v3", 2)]
+
+
+def test_scores_of_impressions_that_do_not_tell_whose_they_are_count_for_the_recommender_s_version() -> None:
+    assert judged_by_label((V1, None), (V1, 3.0), (V1, "")) == [("llm_score@v1", 6)]
+
+
+def test_a_snapshot_from_before_impressions_told_whose_scores_they_carry_is_gone_on_from() -> None:
+    events = scored_traffic(300, 150)
+    running, restored = with_labels(), with_labels()
+    found(running, events[:900])
+    schema, requests, *rest = running.snapshot()
+    assert any(values[-2] for values in requests.values())
+    restored.restore((schema, {name: values[:-1] for name, values in requests.items()}, *rest))
+    assert found(restored, events[900:]) == found(running, events[900:])
+
+
 def test_a_score_that_is_no_finite_number_and_a_list_without_scores_say_nothing() -> None:
     odd: dict[str, FeatureValue] = {"a": "high", "b": float("nan")}
     events = [*shown("r1", 0, scores=odd), *shown("r2", 1), *taken("r1", 2), *shown("r3", 90_000, scores={"a": 0.0})]
@@ -431,7 +464,7 @@ def test_a_snapshot_from_before_there_were_scores_is_gone_on_from() -> None:
     found(running, traffic(FALL[:350]))
     schema, requests, *rest = running.snapshot()
     assert schema == 2
-    old = {name: values[:-1] for name, values in requests.items()}
+    old = {name: values[:-2] for name, values in requests.items()}
     restored.restore((1, old, *rest[:-1]))
     after = traffic(FALL[350:], start_ms=350_000)
     assert found(restored, after) == found(running, after)

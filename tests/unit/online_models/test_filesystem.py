@@ -1,5 +1,6 @@
 """Artifact directories: whole or absent, and nothing altered is ever read."""
 
+import fcntl
 import hashlib
 import json
 import os
@@ -7,6 +8,7 @@ import struct
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import msgspec
@@ -218,6 +220,44 @@ def test_a_failed_write_leaves_nothing(store: FilesystemArtifacts, tmp_path: Pat
     with pytest.raises(ArtifactError):
         store.write(manifest(V1), {"a.json": b"1"})
     assert sorted(path.name for path in (tmp_path / "artifacts" / "movies").iterdir()) == ["v1"]
+
+
+def test_what_is_being_written_is_nobodys_to_remove_until_its_writer_has_finished_or_died(
+    store: FilesystemArtifacts, directory: Path
+) -> None:
+    soon = datetime.now(UTC) + timedelta(days=9)
+    with store.writing(manifest("v2"), FILES):
+        assert store.written_before(MOVIES, soon) == ["v1"]
+    assert store.written_before(MOVIES, soon) == ["v1", "v2"]
+    left, begun = directory.with_name(".writing-v7-1-aa"), directory.with_name(".writing-v8-1-bb")
+    left.mkdir()
+    descriptor = os.open(left, os.O_RDONLY | os.O_DIRECTORY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    (left / "items.json").write_bytes(b"[")
+    begun.mkdir()  # a moment before its writer locks it
+    assert store.remove_unfinished(MOVIES, soon) == []
+    os.close(descriptor)  # as at a process's end
+    assert store.unfinished(MOVIES, datetime.now(UTC) - timedelta(hours=1)) == []
+    assert store.unfinished(MOVIES, soon) == [left.name]
+    assert store.remove_unfinished(MOVIES, soon) == [left.name]
+    assert (left.exists(), begun.exists()) == (False, True)
+
+
+def test_a_sweep_without_grace_takes_nothing_from_a_writer_at_work(store: FilesystemArtifacts) -> None:
+    soon = datetime.now(UTC) + timedelta(days=9)
+
+    def write(number: int) -> None:
+        store.write(manifest(f"v{number}"), {f"{name}.json": b"[]" for name in range(20)})
+
+    with ThreadPoolExecutor(1) as pool:
+        written = [pool.submit(write, number) for number in range(40)]
+        swept: list[str] = []
+        while not all(done.done() for done in written):
+            swept += store.remove_unfinished(MOVIES, soon)
+        for done in written:
+            done.result()
+    assert swept == []
+    assert len(store.written_before(MOVIES, soon)) == 40
 
 
 def test_what_a_crashed_writer_left_is_ignored_and_removed_after_a_day(

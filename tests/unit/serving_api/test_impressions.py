@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from online_models.contracts.events import (
     LANGUAGE_FEATURE,
+    LANGUAGE_VERSION_FEATURE,
     Event,
     EventType,
     FeatureValue,
@@ -122,10 +123,11 @@ def test_a_line_is_its_event_encoded(
 
 
 def test_what_a_language_model_said_of_an_item_is_told_with_it() -> None:
-    one = replace(shown(["a", "b"]), language=[0.25, None])
+    one = replace(shown(["a", "b"]), language=[0.25, None], language_model="v3")
     told = [msgspec.json.decode(line, type=Event) for line in lines_of(one)]
     assert told == [event_of(one, "a", 0), event_of(one, "b", 1)]
     assert [(each.features or {}).get(LANGUAGE_FEATURE) for each in told] == [0.25, None]
+    assert [(each.features or {}).get(LANGUAGE_VERSION_FEATURE) for each in told] == ["v3", None]
 
 
 @pytest.mark.parametrize("propensity", [1.0, 0.5])

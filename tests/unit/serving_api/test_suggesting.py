@@ -105,11 +105,10 @@ def test_new_items_are_judged_by_the_segment_unless_the_user_has_a_score() -> No
     assert [gains[view.rows(np.array([hash64(f"item-{n}")], np.uint64))[0]] for n in (7, 8, 9)] == [0.5, 0.5, -0.5]
 
 
-def test_without_scores_or_with_torn_ones_the_blend_decides(caplog: pytest.LogCaptureFixture) -> None:
+def test_without_scores_or_with_torn_ones_the_blend_decides() -> None:
     view, known = view_of(4), met("item-0")
     plain = shown(view, UserState(None, known))
     assert shown(view, UserState(None, known, language=b"torn")) == plain
-    assert "language_scores_torn" in caplog.text
     assert shown(view, UserState(None, known, language=scores_of({"nobody knows this": 3.0}))) == plain
     other = replace(view, loaded=replace(view.loaded, language_model=None))
     assert shown(other, UserState(None, known, language=scores_of({"item-7": 9.0, "item-8": 0.0}))) == plain
