@@ -12,12 +12,12 @@ from typing import Final
 
 from online_models.contracts.ids import ModelName
 from online_models.contracts.jobs import JobKind
-from online_models.errors import PenstockError
+from online_models.errors import PenstockError, SettingsError
 from online_models.settings import StoreSettings
 from retrain_workers.app import build_worker, configure_logging, now, open_stores
 from retrain_workers.jobs import SHOWN, as_json, table
 from retrain_workers.model_commands import Bench, add_arguments
-from retrain_workers.settings import WorkerSettings
+from retrain_workers.settings import WorkerSettings, under_torchrun
 from retrain_workers.worker import StopRequest
 
 CLEAR_SCREEN: Final = "\x1b[2J\x1b[H"
@@ -92,7 +92,14 @@ def kinds_of(text: str) -> tuple[JobKind, ...]:
 
 
 def run(config: Path | None, *, once: bool, types: tuple[JobKind, ...] | None = None) -> None:
-    """Work until SIGTERM or SIGINT, or with `once` until no job is due; `types` take the place of the settings'."""
+    """Work until SIGTERM or SIGINT, or with `once` until no job is due; `types` take the place of the settings'.
+
+    Raises SettingsError under torchrun: each of its processes would take jobs of its own and wait for the others in them.
+    """
+    if under_torchrun():
+        raise SettingsError(
+            "a worker trains in one process: start it without torchrun, which is for `two_tower.fitting.train`"
+        )
     stop = StopRequest()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.request())

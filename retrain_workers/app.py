@@ -5,14 +5,16 @@ import os
 import random
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
+from typing import Final
 
-from online_models.contracts.jobs import RetrainJob
+from online_models.contracts.ids import ModelName
+from online_models.contracts.jobs import JobKind, RetrainJob
 from online_models.errors import SettingsError
 from online_models.ports import JobQueue, RegistryOutbox, RolloutStore
 from online_models.settings import StoreSettings
@@ -26,18 +28,24 @@ from online_models.stores.postgres_registry import PostgresRegistry
 from online_models.stores.postgres_rollouts import PostgresRollouts
 from online_models.stores.redis_language import RedisLanguageScores
 from online_models.stores.servers import open_servers
+from retrain_workers.apart import Ended, Limits, run_apart
 from retrain_workers.attempt import Attempt
 from retrain_workers.chores import Chores, mirroring, tidying
 from retrain_workers.job_rules import TrainerRules, TrainingRules, TrainingStores
+from retrain_workers.machine_memory import machine_memory
 from retrain_workers.process_usage import is_known
 from retrain_workers.progress_line import ERASE_LINE, ProgressLine
 from retrain_workers.publish import Prepared, Refused
 from retrain_workers.registry.garbage import Retention
 from retrain_workers.registry.mlflow_rest import MlflowServer
+from retrain_workers.rescoring import rescore, rescoring
 from retrain_workers.retry import RetryPolicy
 from retrain_workers.settings import WorkerSettings
 from retrain_workers.validation.gate import Gate
 from retrain_workers.worker import Terms, Worker
+
+MEMORY_SHARE: Final = 0.75
+"""Of what memory there is, that a training process may take unless another limit is set."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,12 +116,31 @@ def build_worker(settings: WorkerSettings, stores: Stores, found: StoreSettings)
 def chores_of(settings: WorkerSettings, stores: Stores, found: StoreSettings, name: str) -> Chores:
     """What a worker does while there is no job."""
     retention, checkpoints = retention_of(settings), checkpoints_of(found)
-    return Chores(
-        [
-            tidying(stores.artifacts, stores.registry, stores.queue, checkpoints, retention, name),
-            mirroring(stores.outbox, stores.registry, tracker_of(settings)),
-        ]
-    )
+    chores = [
+        tidying(stores.artifacts, stores.registry, stores.queue, checkpoints, retention, name),
+        mirroring(stores.outbox, stores.registry, tracker_of(settings)),
+    ]
+    if not settings.types or JobKind.LORA in settings.types:
+        ttl, timeout = timedelta(seconds=settings.language_scores_seconds), terms_of(settings).job_timeout
+        run = partial(rescore_apart, found, settings)
+        chores.append(rescoring(stores.registry, stores.language, run, ttl, timeout, name))
+    return Chores(chores)
+
+
+def rescore_apart(
+    found: StoreSettings, settings: WorkerSettings, model: ModelName, stopped: Callable[[], bool]
+) -> Ended:
+    """Have a process publish the scores of a model's champion anew, within the limits of a training."""
+    terms = terms_of(settings)
+    limits = Limits(terms.job_timeout, terms.memory_bytes)
+    return run_apart(partial(rescore_champion, found, settings, model), limits, stopped)
+
+
+def rescore_champion(found: StoreSettings, settings: WorkerSettings, model: ModelName) -> None:
+    """What that process does; see `rescore`."""
+    configure_logging()
+    with connected(found) as stores:
+        rescore(model, stores, rules_of(settings))
 
 
 def checkpoints_of(found: StoreSettings) -> Path:
@@ -143,9 +170,16 @@ def terms_of(settings: WorkerSettings) -> Terms:
             cap=timedelta(seconds=settings.retry_cap_seconds),
         ),
         kinds=settings.types,
-        memory_bytes=settings.job_memory_bytes,
+        memory_bytes=memory_of(settings),
         budget_cpu_seconds=settings.budget_cpu_seconds_per_day,
     )
+
+
+def memory_of(settings: WorkerSettings) -> int:
+    """Bytes that a training process may take; 0 for no limit."""
+    if settings.job_memory_bytes is not None:
+        return settings.job_memory_bytes
+    return int(MEMORY_SHARE * machine_memory()) if is_known() else 0
 
 
 def rules_of(settings: WorkerSettings) -> TrainingRules:
@@ -156,7 +190,7 @@ def rules_of(settings: WorkerSettings) -> TrainingRules:
             settings.recency_half_life_events,
             settings.base_model_dir,
             settings.device,
-            settings.training_threads or max(1, (os.cpu_count() or 1) // 2),
+            settings.scoring_threads or max(1, (os.cpu_count() or 1) // 2),
         ),
         min_positive_events=settings.min_positive_events,
         min_items=settings.min_items,

@@ -1,7 +1,8 @@
 """What a training may tell and keep while it runs: its progress, and checkpoints that another attempt goes on from.
 
 - Telling is cheap: what comes too soon after the last word is dropped, so a training may tell of every batch.
-- The events may have grown between two attempts: a checkpoint should name the data it was made on, and is of use only there.
+- A checkpoint should name the data it was made on, and is of use only there. Where the snapshot of the first attempt is gone,
+  another one trains on other events; see `training_data`.
 """
 
 from collections.abc import Callable

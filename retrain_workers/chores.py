@@ -24,11 +24,13 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Chore:
-    """work : does it, as of a time (aware), and logs what it has done; every : least time between two times"""
+    """work : does it, as of a time (aware), until it is asked to stop, and logs what it has done
+    every : least time between two times
+    """
 
     name: str
     every: timedelta
-    work: Callable[[datetime], None]
+    work: Callable[[datetime, Callable[[], bool]], None]
 
 
 class Chores:
@@ -38,14 +40,19 @@ class Chores:
         self._chores = chores
         self._done: dict[str, datetime] = {}
 
-    def run_due(self, now: datetime) -> None:
-        """Do what is due at a time (aware)."""
+    @property
+    def names(self) -> list[str]:
+        """Of the chores, in their order."""
+        return [chore.name for chore in self._chores]
+
+    def run_due(self, now: datetime, stopped: Callable[[], bool]) -> None:
+        """Do what is due at a time (aware), until `stopped`."""
         for chore in self._chores:
             done = self._done.get(chore.name)
-            if done is None or now >= done + chore.every:
+            if not stopped() and (done is None or now >= done + chore.every):
                 self._done[chore.name] = now
                 try:
-                    chore.work(now)
+                    chore.work(now, stopped)
                 except Exception:  # noqa: BLE001  a chore is a boundary: the next job must not wait for it
                     _LOG.exception("chore.failed name=%s", chore.name)
 
@@ -60,9 +67,10 @@ def tidying(
 ) -> Chore:
     """Removes artifacts and checkpoints that killed workers left, and artifacts that nothing needs any more."""
 
-    def work(now: datetime) -> None:
-        for model, version in remove_orphans(artifacts, registry, now):
-            _LOG.info("artifact.removed model=%s version=%s reason='written and never registered'", model, version)
+    def work(now: datetime, _: Callable[[], bool]) -> None:
+        for model in registry.models():
+            for version in remove_orphans(artifacts, registry, queue, model, now, retention.grace):
+                _LOG.info("artifact.removed model=%s version=%s reason='written and never registered'", model, version)
         for job in drop_finished(checkpoints, queue.finished, now):
             _LOG.info("checkpoints.removed job_id=%s reason='of a finished job, or long untouched'", job)
         collect(artifacts, registry, now, retention, actor)
@@ -72,10 +80,12 @@ def tidying(
 
 def mirroring(outbox: RegistryOutbox, registry: ModelRegistry, tracker: Tracker | None) -> Chore:
     """Tells a tracking server what has happened in the registry, where one is known; keeps the outbox from growing."""
-    return Chore("mirroring", MIRROR_EVERY, lambda _: _mirrored(outbox, registry, tracker))
+    return Chore("mirroring", MIRROR_EVERY, lambda _, stopped: _mirrored(outbox, registry, tracker, stopped))
 
 
-def _mirrored(outbox: RegistryOutbox, registry: ModelRegistry, tracker: Tracker | None) -> None:
-    done = mirror(outbox, registry, tracker)
+def _mirrored(
+    outbox: RegistryOutbox, registry: ModelRegistry, tracker: Tracker | None, stopped: Callable[[], bool]
+) -> None:
+    done = mirror(outbox, registry, tracker, stopped=stopped)
     if done.error:
         _LOG.warning("mirror.failed error=%r", done.error)

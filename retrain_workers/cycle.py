@@ -64,7 +64,7 @@ def run_job(
     trainer: Trainer = trainer_for(job.payload, champion, rules.trainers)
     shown = isinstance(job.payload, TrainLora)
     data = read_training_data(
-        stores.interactions, job.model, stores.snapshots, until_of(job.payload), impressions=shown
+        stores.interactions, job.model, stores.snapshots, until_of(job.payload), attempt, impressions=shown
     )
     refuse_too_little(data.dataset, rules.min_positive_events, rules.min_items)
     unread = parent is not None and champion is None
@@ -234,13 +234,9 @@ def publish_scores(
 
     Of a candidate that is never registered it expires unread.
     """
-    from retrain_workers.lora.published_scores import active_users, segment_scores, user_scores  # brings torch
+    from retrain_workers.lora.published_scores import Scoring, publish  # brings torch
     from retrain_workers.lora.trainer import LoraModel
 
     assert isinstance(model, LoraModel), "the kind says so"
-    version = version_of(job.token)
-    users = active_users(data.dataset, rules.scored_users)
-    for scores in user_scores(model, users, attempt):
-        stores.language.put_scores(job.model, version, scores, rules.scores_ttl)
-    if (segments := segment_scores(model, users, data.catalogue)) is not None:
-        stores.language.put_segments(job.model, version, segments.encode(), rules.scores_ttl)
+    found = Scoring(model.champion, model.scorer, model.items, model.job.candidates)
+    publish(found, version_of(job.token), data, stores.language, rules.scored_users, rules.scores_ttl, attempt)

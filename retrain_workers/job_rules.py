@@ -23,7 +23,7 @@ class TrainingStores:
 class TrainerRules:
     """What trainers are told beside the job; see `settings.WorkerSettings`.
 
-    threads : that a language model is trained with on a CPU
+    threads : that a language model scores with on a CPU
     """
 
     recency_half_life_events: float

@@ -17,7 +17,7 @@ from online_models.contracts.jobs import Start, TrainAls, TrainTwoTower
 from retrain_workers.app import Stores, retention_of, rules_of, tracker_of
 from retrain_workers.data.datasets import dataset_of, refuse_too_little
 from retrain_workers.job_rules import TrainingRules, TrainingStores
-from retrain_workers.publish import orphans
+from retrain_workers.publish import orphans, remove_orphans
 from retrain_workers.registry.collection import collect_model, collectable
 from retrain_workers.registry.garbage import Retention
 from retrain_workers.registry.mirror import mirror, waiting_lines
@@ -62,12 +62,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     report.add_argument("model", help="such as movies")
     report.add_argument("--out", type=Path, default=Path("comparison"), metavar="DIR", help="(default: comparison)")
+    report.add_argument(
+        "--splits",
+        choices=("chronological", "sliding", "expanding"),
+        default="chronological",
+        help="compare at one cut, or also at several over the later half of the time, with sliding or expanding histories",
+    )
     report.set_defaults(answer=report_models)
     gc = commands.add_parser("gc", help="remove the artifacts that nothing needs any more")
     gc.add_argument("model", nargs="?", help="one model only, such as movies")
     gc.add_argument("--dry-run", action="store_true", help="only say what would go")
     gc.add_argument("--keep", type=int, help="former champions that are kept (default: setting keep_champions)")
-    gc.add_argument("--grace-seconds", type=float, help="(default: setting collect_grace_seconds)")
+    gc.add_argument(
+        "--grace-seconds", type=float, help="spare what is younger (default: setting collect_grace_seconds)"
+    )
     gc.set_defaults(answer=collect_garbage)
     send = commands.add_parser("mirror", help="send to MLflow what it has not been told")
     send.add_argument("--all", action="store_true", help="also what it has been told")
@@ -119,12 +127,13 @@ def compare_models(options: argparse.Namespace, bench: Bench) -> list[str]:
 
 
 def report_models(options: argparse.Namespace, bench: Bench) -> list[str]:
-    """ALS, two towers, boosted trees and popularity on the events that are stored; paths of the report's files.
+    """ALS, two towers, boosted trees and popularity on the events that are stored; paths of the reports' files.
 
     Raises TrainingError when there are too few events to compare anything.
     """
     from retrain_workers.reports.comparison import compare, contenders  # they bring torch and scikit-learn
     from retrain_workers.reports.files import write_comparison
+    from retrain_workers.reports.over_time import over_time, rolling, write_over_time
 
     model, rules = ModelName(options.model), rules_of(bench.settings)
     interactions = bench.stores.interactions.interactions(model)
@@ -134,28 +143,32 @@ def report_models(options: argparse.Namespace, bench: Bench) -> list[str]:
     ratings = np.where(interactions.type == TYPE_CODES[EventType.RATING], interactions.value, np.nan)
     models = contenders(TrainAls(), bench.settings.recency_half_life_events, catalogue, TrainTwoTower(start=Start.COLD))
     found = compare(dataset, models, min_users=rules.gate.min_users, ratings=ratings)
-    return [str(path) for path in write_comparison(found, options.out, model)]
+    written = write_comparison(found, options.out, model)
+    if options.splits != "chronological":
+        windows = over_time(models, rolling(dataset, options.splits), rules.gate.min_users)
+        written += write_over_time(windows, options.out, f"{model}, {options.splits} histories")
+    return [str(path) for path in written]
 
 
 def collect_garbage(options: argparse.Namespace, bench: Bench) -> list[str]:
-    """Remove artifacts, or say which would go; artifacts that were never registered too. Raises StoreError."""
-    stores, retention = bench.stores, _retention(options, bench.settings)
+    """Remove artifacts, or say which would go; what was never registered or never finished too. Raises StoreError."""
+    stores, retention, dry = bench.stores, _retention(options, bench.settings), options.dry_run
     models = [record_of(stores.registry, ModelName(options.model)).model] if options.model else stores.registry.models()
+    done = "would be" if dry else "was"
     lines = []
     for model in models:
         gone = (
             collectable(stores.registry, model, bench.now, retention)
-            if options.dry_run
+            if dry
             else collect_model(stores.artifacts, stores.registry, model, bench.now, retention, ACTOR)
         )
-        lines += [f"{model} {version}: {'would be' if options.dry_run else 'was'} collected" for version in gone]
-    for model, orphan in orphans(stores.artifacts, stores.registry, bench.now):
-        if model in models:
-            if not options.dry_run:
-                stores.artifacts.discard(model, orphan)
-            lines.append(
-                f"{model} {orphan}: {'would be' if options.dry_run else 'was'} removed, it was never registered"
-            )
+        lines += [f"{model} {version}: {done} collected" for version in gone]
+        look = orphans if dry else remove_orphans
+        lost = look(stores.artifacts, stores.registry, stores.queue, model, bench.now, retention.grace)
+        lines += [f"{model} {version}: {done} removed, it was never registered" for version in lost]
+        sweep = stores.artifacts.unfinished if dry else stores.artifacts.remove_unfinished
+        left = sweep(model, bench.now - retention.grace)
+        lines += [f"{model} {name}: {done} removed, it was never finished" for name in left]
     return lines or ["nothing to collect"]
 
 

@@ -3,8 +3,8 @@
 - A job's candidate is written by its training process and registered by the queue, in the transaction that
   finishes the job under its fencing token: an artifact without a row is an orphan that nobody reads, never
   the reverse.
-- Orphans are what killed workers left: idle workers remove those that a younger version has overtaken and a day has
-  passed over. So a worker on an empty or an older database removes nothing that this database does not know of.
+- Orphans are what killed workers left: those that a younger version has overtaken, and nobody can register any more. So a
+  worker on an empty or an older database removes nothing that this database does not know of.
 - A candidate's version is named after the lease that made it, so two holders of one job never write the same
   directory.
 """
@@ -14,16 +14,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Final
 
 from online_models.contracts.artifacts import DataWindow, FeatureSketch, GoldenQuery, Manifest
 from online_models.contracts.features import spec_hash
 from online_models.contracts.ids import ModelName, ModelVersion
 from online_models.contracts.jobs import RetrainJob, version_of
-from online_models.ports import ArtifactStore, ModelRegistry
-
-ORPHAN_AGE: Final = timedelta(days=1)
-"""An artifact that nobody has registered for so long has no worker any more."""
+from online_models.ports import ArtifactStore, JobQueue, ModelRegistry
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,8 +135,9 @@ def publish_candidate(
     manifest : its `version` comes from `registry.new_version()`; its `files` are filled in here
     Returns the manifest as written. Raises ArtifactError or StoreError when the version exists.
     """
-    written, sha256 = artifacts.write(manifest, files)
-    registry.register(written, sha256, actor)
+    # Nobody takes it for an orphan before it is registered.
+    with artifacts.writing(manifest, files) as (written, sha256):
+        registry.register(written, sha256, actor)
     return written
 
 
@@ -154,23 +151,36 @@ def discard(artifacts: ArtifactStore, registry: ModelRegistry, job: RetrainJob) 
         artifacts.discard(job.model, made)
 
 
-def orphans(artifacts: ArtifactStore, registry: ModelRegistry, now: datetime) -> list[tuple[ModelName, ModelVersion]]:
-    """Artifacts that were never registered: older than `ORPHAN_AGE` at `now` (aware) and than the newest registered version of
-    their model."""
-    found = []
-    for model in registry.models():
-        registered = registry.versions(model)
-        known = {each.version for each in registered}
-        moment = min(now - ORPHAN_AGE, max(each.created_at for each in registered))
-        found += [(model, made) for made in artifacts.written_before(model, moment) if made not in known]
-    return found
+def orphans(
+    artifacts: ArtifactStore,
+    registry: ModelRegistry,
+    queue: JobQueue,
+    model: ModelName,
+    now: datetime,
+    grace: timedelta,
+) -> list[ModelVersion]:
+    """A model's artifacts that were never registered and never will be: older than the grace at `now` (aware), and than the
+    newest version that was."""
+    newest = max((each.created_at for each in registry.versions(model)), default=None)
+    if newest is None:
+        return []
+    # In this order: what was whole, is in no job's hands after that, and is not registered even then, has no owner.
+    written = artifacts.written_before(model, min(now - grace, newest))
+    publishable = queue.publishable(model)
+    known = {each.version for each in registry.versions(model)}
+    return [made for made in written if made not in publishable | known]
 
 
 def remove_orphans(
-    artifacts: ArtifactStore, registry: ModelRegistry, now: datetime
-) -> list[tuple[ModelName, ModelVersion]]:
+    artifacts: ArtifactStore,
+    registry: ModelRegistry,
+    queue: JobQueue,
+    model: ModelName,
+    now: datetime,
+    grace: timedelta,
+) -> list[ModelVersion]:
     """Remove `orphans`. Idempotent. Returns what was removed."""
-    removed = orphans(artifacts, registry, now)
-    for model, orphan in removed:
+    removed = orphans(artifacts, registry, queue, model, now, grace)
+    for orphan in removed:
         artifacts.discard(model, orphan)
     return removed

@@ -1,5 +1,6 @@
 """Settings of the worker process: section `[worker]`, environment prefix `PENSTOCK_WORKER_`."""
 
+import os
 from datetime import timedelta
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -21,21 +22,23 @@ class WorkerSettings(Settings):
     progress_seconds : how often, at most, the progress of a running job is written to its row and to the log
     job_timeout_seconds : a training process that runs longer is killed, and the job tried again
     job_memory_bytes : a training process that takes more, its children included, is killed, and the job tried once more; 0 for no
-        limit; needs Linux
+        limit. Without it three quarters of the machine's memory, or of the control group's where that has a limit: several
+        workers on one machine are to be given their shares. Needs Linux; elsewhere there is no limit unless one is asked for
     budget_cpu_seconds_per_day : CPU time that the trainings of a day (UTC) may take together, all workers and models; a job whose
         estimate does not fit waits for the next day; 0 for no limit
     retry_base_seconds, retry_cap_seconds : first and longest pause before another attempt
     min_positive_events, min_items : fewer than these cannot give a model, and the job is buried
     device : what networks are trained on: `cpu`, `cuda`, or `auto` for whichever there is
-    training_threads : that a language model is trained with on a CPU; 0 for half the cores, as the stream and the readers may
-        share them. Two towers take one: so their bytes are the same anywhere
+    scoring_threads : that a language model scores users with on a CPU; 0 for half the cores, as the stream and the readers may
+        share them. Networks are trained with one: so their bytes are the same anywhere
     base_model_dir : a local directory with the causal language model that adapters are trained for, in the form of transformers;
         nothing is ever downloaded. Without one a tiny model is pretrained on the catalogue's text
     scored_users, language_scores_seconds : users with the newest events, whose candidates a language model scores for the readers
-        as its version is published, and how long these scores count
+        as its version is published, and how long these scores count. When half of that time is over, a worker without a job
+        publishes the champion's anew
     recency_half_life_events : in a fold-in, an event counts half when this many newer ones follow it
     keep_champions : former champions whose artifacts are kept to go back to, the previous one among them
-    collect_grace_seconds : how long an artifact that nothing needs any more is kept
+    collect_grace_seconds : how long an artifact that nothing needs any more is kept, one that was never registered among them
     mlflow_uri : an MLflow tracking server that versions are mirrored to, `http://host:port`, with `user:password@` where it asks
         for them; empty for none
     mlflow_timeout_seconds : of one request to it
@@ -60,14 +63,14 @@ class WorkerSettings(Settings):
     types: tuple[JobKind, ...] = ()
     progress_seconds: float = Field(5.0, gt=0)
     job_timeout_seconds: float = Field(3600.0, gt=0)
-    job_memory_bytes: int = Field(0, ge=0)
+    job_memory_bytes: int | None = Field(None, ge=0)
     budget_cpu_seconds_per_day: float = Field(0.0, ge=0)
     retry_base_seconds: float = Field(5.0, gt=0)
     retry_cap_seconds: float = Field(300.0, gt=0)
     min_positive_events: int = Field(50, ge=1)
     min_items: int = Field(5, ge=2)
     device: Literal["cpu", "cuda", "auto"] = "cpu"
-    training_threads: int = Field(0, ge=0)
+    scoring_threads: int = Field(0, ge=0)
     base_model_dir: Path | None = None
     scored_users: int = Field(5_000, ge=1)
     language_scores_seconds: float = Field(604_800.0, gt=0)
@@ -98,3 +101,8 @@ class WorkerSettings(Settings):
     def heartbeat(self) -> timedelta:
         """Time between heartbeats: never more than a third of the lease, so that two may fail."""
         return timedelta(seconds=min(self.heartbeat_seconds, self.lease_seconds / 3))
+
+
+def under_torchrun() -> bool:
+    """Whether torchrun has launched this process, as one of several."""
+    return "TORCHELASTIC_RUN_ID" in os.environ

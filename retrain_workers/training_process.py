@@ -122,7 +122,7 @@ def _training_process(
     train: Train, job: RetrainJob, checkpoints: Path, sender: "Connection[Outcome | Progress, Outcome | Progress]"
 ) -> None:
     os.setpgid(0, 0)  # Ctrl-C does not reach it: the parent decides
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
 
     def send(progress: Progress) -> None:
         # a pipe is writable while a whole page is free, and a progress is far smaller
@@ -133,7 +133,8 @@ def _training_process(
     sender.send(_outcome_of(train, job, attempt))
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
+    """Wait for the end of the process that has started this one, and kill this one's group."""
     parent = multiprocessing.parent_process()
     assert parent is not None, "started by multiprocessing"
     parent.join()

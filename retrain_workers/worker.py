@@ -156,7 +156,7 @@ class Worker:
             try:
                 busy = self.step(stop)
                 if not busy:
-                    self._chores.run_due(self._clock())
+                    self._chores.run_due(self._clock(), lambda: stop.requested)
             except Exception:  # noqa: BLE001  the outermost boundary of a tick
                 _LOG.exception("worker.tick_failed worker=%s", self._name)
                 busy = False

@@ -6,6 +6,7 @@ It answers as MLflow 3.17 did when the same requests were put to it.
 import json
 import re
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -31,7 +32,8 @@ class Tracked:
     """What the server has been told.
 
     versions : (registered model, MLflow's number) -> run id; aliases : (registered model, alias) -> number
-    failing : status of every answer while it is set; asked : the paths of all requests
+    failing : status of every answer while it is set; refused : a version that no run is made for; asked : the paths of all
+        requests; slow_seconds : before each answer
     """
 
     experiments: dict[str, str] = field(default_factory=dict)
@@ -40,6 +42,8 @@ class Tracked:
     versions: dict[tuple[str, str], str] = field(default_factory=dict)
     aliases: dict[tuple[str, str], str] = field(default_factory=dict)
     failing: int = 0
+    refused: str = ""
+    slow_seconds: float = 0.0
     asked: list[str] = field(default_factory=list)
     authorization: str | None = None
 
@@ -75,6 +79,8 @@ class Tracked:
                 found = [run_id for run_id, run in self.runs.items() if run.tags["penstock.version"] == version]
                 found = [run_id for run_id in found if self.runs[run_id].experiment in body["experiment_ids"]]
                 return 200, {"runs": [{"info": {"run_id": run_id}} for run_id in found]} if found else {}
+            case "runs/create" if self.refused and body["run_name"].endswith(self.refused):
+                return 400, {"error_code": "INVALID_PARAMETER_VALUE", "message": "not this one"}
             case "runs/create":
                 run_id = f"run{len(self.runs)}"
                 self.runs[run_id] = Run(body["experiment_id"], body["run_name"], tags=_pairs(body["tags"]))
@@ -130,6 +136,7 @@ def tracking_server(port: int = 0) -> Iterator[tuple[Tracked, str]]:
             query = {name: values[0] for name, values in parse_qs(split.query).items()}
             tracked.asked.append(split.path)
             tracked.authorization = self.headers.get("Authorization")
+            time.sleep(tracked.slow_seconds)
             path = split.path.removeprefix("/api/2.0/mlflow/")
             status, answer = (
                 (tracked.failing, {"error_code": "INTERNAL_ERROR", "message": "out of order"})

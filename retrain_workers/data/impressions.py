@@ -1,7 +1,8 @@
 """What was shown to whom, and whether it was taken: where negatives come from that somebody has really looked past.
 
-An impression counts as taken by an answer to its own request, whenever that came, or by an answer of the same user on the same
-item soon after it, whatever list that was from: what was wanted is no negative.
+- An impression counts as taken by an answer to its own request, whenever that came, or by an answer of the same user on the same
+  item soon after it, whatever list that was from: what was wanted is no negative.
+- It is told when it was taken, not only whether: before a cut nobody knew of the clicks after it.
 """
 
 from collections.abc import Sequence
@@ -19,6 +20,9 @@ ANSWERS: Final = (EventType.CLICK, EventType.WATCH, EventType.PURCHASE)
 
 ATTRIBUTION_MS: Final = 1_800_000
 
+NEVER: Final = 2**63 - 1
+"""When what nobody took was taken: after everything."""
+
 Codes = npt.NDArray[np.integer]
 Times = npt.NDArray[np.int64]
 
@@ -28,7 +32,8 @@ class Impressions:
     """Shown items as columns of one length, ordered by (time, event id).
 
     ts_ms : int64 (n,); position : int32 (n,), -1 where not told
-    propensity : float64 (n,), the probability of being shown there, NaN where not told; clicked : bool (n,)
+    propensity : float64 (n,), the probability of being shown there, NaN where not told
+    taken_ms : int64 (n,), time of the first answer that took it, `NEVER` without one
     """
 
     user_id: Sequence[str]
@@ -37,14 +42,21 @@ class Impressions:
     request_id: Sequence[str | None]
     position: npt.NDArray[np.int32]
     propensity: npt.NDArray[np.float64]
-    clicked: npt.NDArray[np.bool_]
+    taken_ms: Times
 
     def __len__(self) -> int:
         return len(self.ts_ms)
 
-    def before(self, ts_ms: int) -> "Impressions":
-        """Those before a time."""
-        n = int(np.searchsorted(self.ts_ms, ts_ms))
+    @property
+    def clicked(self) -> npt.NDArray[np.bool_]:
+        """Whether each was taken, bool (n,)."""
+        clicked: npt.NDArray[np.bool_] = self.taken_ms != NEVER
+        return clicked
+
+    def before(self, cut_ms: int, wait_ms: int = ATTRIBUTION_MS) -> "Impressions":
+        """What was known of them at a cut: those that had waited for an answer by then, and no answer from the cut on."""
+        n = int(np.searchsorted(self.ts_ms, cut_ms - wait_ms))
+        taken_ms = self.taken_ms[:n]
         return Impressions(
             self.user_id[:n],
             self.item_id[:n],
@@ -52,7 +64,7 @@ class Impressions:
             self.request_id[:n],
             self.position[:n],
             self.propensity[:n],
-            self.clicked[:n],
+            np.where(taken_ms < cut_ms, taken_ms, NEVER),
         )
 
 
@@ -73,34 +85,41 @@ class Looked:
         return Looked(self.user[rows], self.item[rows], self.request[rows], self.ts_ms[rows])
 
 
-def taken(shown: Looked, answers: Looked, window_ms: int = ATTRIBUTION_MS) -> npt.NDArray[np.bool_]:
-    """Which of the impressions (n,) were taken, bool (n,): see the module.
+def taken(shown: Looked, answers: Looked, window_ms: int = ATTRIBUTION_MS) -> Times:
+    """When each of the impressions (n,) was first taken, int64 (n,), `NEVER` where it was not: see the module.
 
-    >>> one = np.zeros(1, np.int64)
-    >>> taken(Looked(one, one, one - 1, one), Looked(one, one, one - 1, one + 60_000)).tolist()
-    [True]
+    >>> one = np.ones(1, np.int64)
+    >>> taken(Looked(one, one, -one, one), Looked(one, one, -one, 60_000 * one)).tolist()
+    [60000]
     """
     items = int(max(shown.item.max(initial=0), answers.item.max(initial=0))) + 1
-    asked = answers.request >= 0
-    named = np.isin(
-        shown.request.astype(np.int64) * items + shown.item,
-        answers.request[asked].astype(np.int64) * items + answers.item[asked],
-    )
-    return (named & (shown.request >= 0)) | _soon(shown, answers, items, window_ms)
+    return np.minimum(_named(shown, answers, items), _soon(shown, answers, items, window_ms))
 
 
-def _soon(shown: Looked, answers: Looked, items: int, window_ms: int) -> npt.NDArray[np.bool_]:
-    """Whether the same user's next answer on the same item, at the same time or later, comes within the window."""
+def _named(shown: Looked, answers: Looked, items: int) -> Times:
+    """Time (n,) of the first answer to the request of each impression on its item."""
+    asked = answers.take(answers.request >= 0)
+    # no answer names the request -1
+    return _first(asked.request, asked, shown.request, shown, items, np.full(len(shown.ts_ms), -NEVER))
+
+
+def _soon(shown: Looked, answers: Looked, items: int, window_ms: int) -> Times:
+    """Time (n,) of the same user's next answer on the same item, at the same time or later, where it comes within the window."""
+    found = _first(answers.user, answers, shown.user, shown, items, shown.ts_ms)
+    return np.where(found <= shown.ts_ms + window_ms, found, NEVER)
+
+
+def _first(who: Codes, answers: Looked, asked: Codes, shown: Looked, items: int, not_before: Times) -> Times:
+    """Time (n,) of the first answer of `who` (m,) on an item, for each of `asked` (n,) and the item shown, from a time on."""
     if len(answers.ts_ms) == 0:
-        return np.zeros(len(shown.ts_ms), np.bool_)
-    pair = answers.user.astype(np.int64) * items + answers.item
+        return np.full(len(shown.ts_ms), NEVER)
+    pair = who.astype(np.int64) * items + answers.item
     order = np.lexsort((answers.ts_ms, pair))
     pair, ts_ms = pair[order], answers.ts_ms[order]
-    wanted = shown.user.astype(np.int64) * items + shown.item
-    place = np.minimum(first_not_before(pair, ts_ms, wanted, shown.ts_ms), len(pair) - 1)
-    wait_ms = ts_ms[place] - shown.ts_ms
-    soon: npt.NDArray[np.bool_] = (pair[place] == wanted) & (wait_ms >= 0) & (wait_ms <= window_ms)
-    return soon
+    wanted = asked.astype(np.int64) * items + shown.item
+    place = first_not_before(pair, ts_ms, wanted, not_before)
+    at = np.minimum(place, len(pair) - 1)
+    return np.where((place < len(pair)) & (pair[at] == wanted), ts_ms[at], NEVER)
 
 
 def inverse_propensity(propensity: npt.NDArray[np.float64], max_weight: float) -> npt.NDArray[np.float32]:

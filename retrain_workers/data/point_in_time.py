@@ -2,29 +2,24 @@
 
 - Strictly before means an earlier time, not an earlier row: the items of one basket are no history of each other.
 - The bounds are found by one sort and two binary searches; no history is copied before somebody asks for it.
-- Features are constructed by the code of the stream job and of serving; one that tells the outcome of its own event is refused.
+- Features are constructed from these rows by the code of the stream job and of serving, see `online_models.construction`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from online_models.columns import MappingColumns
-from online_models.construction import Identified, construct
-from online_models.contracts.columns import Column, FeatureColumns
-from online_models.contracts.features import FeatureSpec
+from online_models.construction import Identified
+from online_models.contracts.columns import FeatureColumns
 from online_models.contracts.ids import hashes_of
 from online_models.errors import TrainingError
 from online_models.interactions import Interactions
 
 Rows = npt.NDArray[np.int64]
 Numbers = npt.NDArray[np.integer]
-
-OUTCOMES: Final = ("value", "type")
-"""Sources that are known only after the event: how it was rated, what became of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +50,17 @@ class Histories:
         indptr = np.concatenate([[0], np.cumsum(self.end - self.start)])
         place = np.arange(indptr[-1]) + np.repeat(self.start - indptr[:-1], self.end - self.start)
         return indptr, self.order[place]
+
+    def refuse_leak(self, ts_ms: Rows, at_ms: Rows) -> None:
+        """Raise TrainingError unless the newest event of each history is strictly before its target; the others are no newer.
+
+        Parameters
+        ----------
+        ts_ms : (n,), of all events; at_ms : (m,), of the targets
+        """
+        newest = self.newest(1)[:, 0]
+        known = np.flatnonzero(newest >= 0)
+        check_no_leak(ts_ms[newest[known]], known, at_ms)
 
 
 def histories(key: Numbers, ts_ms: Rows, at_key: Numbers, at_ms: Rows) -> Histories:
@@ -147,19 +153,3 @@ def observed(interactions: Interactions, rows: Numbers) -> ObservedRows:
         hashes_of([interactions.user_id[row] for row in places]),
         MappingColumns([interactions.features[row] for row in places]),
     )
-
-
-def features_at(specs: Sequence[FeatureSpec], interactions: Interactions, rows: Numbers) -> Mapping[str, Column]:
-    """Declared features of the interactions at `rows` (m,), by name, as they were known before the outcome.
-
-    Raises
-    ------
-    TrainingError
-        When a source tells the outcome of the very event.
-    """
-    for spec in specs:
-        told = [part for part in spec.source.split("*") if part in OUTCOMES]
-        if told:
-            raise TrainingError(f"feature {spec.name}: expected a source known before the event, got {spec.source!r}")
-    seen = observed(interactions, rows)
-    return {spec.name: construct(spec, seen) for spec in specs}

@@ -1,7 +1,7 @@
 """Which events a training sees, and against what: negatives, down-sampling with calibration, and replay of old events.
 
-- Every draw is a hash of the seed and of the event itself, not the next of a stream of random numbers: what is drawn for an
-  event, kept or replayed is the same in whatever order and batches the events arrived.
+- A negative is drawn by a hash of the seed and of the event itself, not by the next of a stream of random numbers: what is drawn
+  for an event is the same in whatever order and batches the events arrived.
 - Negatives are first what the user was shown lately and did not take, weighted by inverse propensity; what is missing is drawn by
   popularity^0.5 (Mikolov et al. 2013 took 0.75 for words) from what the user has never met.
 """
@@ -15,7 +15,6 @@ import numpy.typing as npt
 from numba import njit
 
 from online_models.contracts.ids import hashes_of
-from online_models.errors import TrainingError
 from online_models.interactions import DAY_MS
 from retrain_workers.data.datasets import Dataset
 from retrain_workers.data.impressions import Impressions, inverse_propensity
@@ -74,35 +73,8 @@ def event_keys(dataset: Dataset) -> Keys:
     return _joined(key, nth)
 
 
-def _draws(keys: Keys, seed: int) -> Keys:
-    """One word for each event under a seed (n,); different events have different ones."""
-    return _joined(np.full(len(keys), seed % 2**64, np.uint64), keys)
-
-
-def kept(positive: Bools, keys: Keys, rate: float, seed: int) -> Bools:
-    """Which events (n,) a down-sampling keeps: every positive one, and of the others each with probability `rate`.
-
-    Raises
-    ------
-    TrainingError
-        When the rate is not within (0, 1].
-    """
-    if not 0 < rate <= 1:
-        raise TrainingError(f"expected a rate within (0, 1], got {rate}")
-    return positive | (_draws(keys, seed) < np.uint64(min(rate * 2.0**64, 2.0**64 - 2048)))
-
-
-def kept_weights(positive: Bools, rate: float) -> F64:
-    """Weights (n,) of events that were kept: sums over them then estimate the sums over all without bias.
-
-    >>> kept_weights(np.array([True, False]), 0.25).tolist()
-    [1.0, 4.0]
-    """
-    return np.where(positive, 1.0, 1.0 / rate)
-
-
-def calibrated(probability: F64, rate: float) -> F64:
-    """What a model that was trained on kept events, all weighing 1, says of all events.
+def logit_correction(rate: float) -> float:
+    """What is added to the logits of a model that has seen a share of the negatives, so that they hold for all of them: log w.
 
     q = p / (p + (1 - p) / w), with w the rate that negatives were kept at; logit(q) = logit(p) + log(w)
 
@@ -110,38 +82,22 @@ def calibrated(probability: F64, rate: float) -> F64:
     ----------
     He et al. (2014). Practical lessons from predicting clicks on ads at Facebook. ADKDD.
 
-    >>> calibrated(np.array([0.5]), 0.25).tolist()
-    [0.2]
+    >>> round(logit_correction(0.25), 3)  # of a logit of 0 it makes a probability of 0.2
+    -1.386
     """
-    return probability / (probability + (1.0 - probability) / rate)
-
-
-def logit_correction(rate: float) -> float:
-    """`calibrated` as what is added to a logit: log(w)."""
     return float(np.log(rate))
 
 
-def replay(keys: Keys, count: int, seed: int) -> Rows:
-    """Rows of a uniform sample without replacement of events (n,), increasing: all of them when there are no more than `count`.
+def replayed(old: int, new: int, share: float, seed: int) -> Rows:
+    """Which of the `old` examples are replayed beside `new` ones against forgetting: rows, increasing, drawn evenly.
 
-    The events with the smallest draws are taken (bottom-k), so the sample of a whole is the sample of its parts' samples.
+    share : as many as this share of the new ones, or all there are
+
+    >>> replayed(10, 8, 0.5, seed=0).tolist(), replayed(2, 100, 0.5, seed=0).tolist()
+    ([2, 3, 7, 9], [0, 1])
     """
-    if count <= 0:
-        return np.empty(0, np.int64)
-    if count >= len(keys):
-        return np.arange(len(keys))
-    return np.sort(np.argpartition(_draws(keys, seed), count - 1)[:count])
-
-
-def warm_rows(ts_ms: Rows, keys: Keys, since_ms: int, share: float, seed: int) -> Rows:
-    """Rows that a warm start is trained on, increasing: the events from `since_ms` on, and a replay of older ones.
-
-    share : events that are replayed, as a share of the new ones
-    """
-    new = ts_ms >= since_ms
-    old = np.flatnonzero(~new)
-    replayed = old[replay(keys[old], round(share * int(new.sum())), seed)]
-    return np.sort(np.concatenate([np.flatnonzero(new), replayed]))
+    many = min(old, round(share * new))
+    return np.sort(np.random.default_rng((seed, old)).choice(old, many, replace=False))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,15 +1,18 @@
-"""Snapshots: what a training read, as an immutable list of Parquet partitions with one hash of all events.
+"""Snapshots: what a training read, as an immutable list of Parquet partitions and a catalogue with one hash of it all.
 
 - A snapshot is taken against the newest ones before it: a partition whose number of events and checksum are still what the
   database says is used as it lies there, the others are read again. So late, deleted and rewritten events are never missed, and
   usually one partition is read. A torn or missing file is like a partition that was never read.
-- Its hash is made of the partitions' content hashes: the same events have the same one, whenever and by whom they were read.
+- Its hash is made of the content hashes of the partitions and of the catalogue, read in one view: the same events and items have
+  the same one, whenever and by whom they were read. What has the same one is trained on the same input.
+- One that is named by its hash can be opened again, also after the log has grown, while its files are all there.
 - Written aside, fsynced, renamed, and named after their own bytes: workers that take snapshots of one model at the same time
   write the same files, or different ones.
 - A snapshot is forgotten `GRACE` after a later one was taken, and its partitions with it where no other one names them.
 """
 
 import hashlib
+import itertools
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,8 +28,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from online_models.contracts.artifacts import DataWindow
-from online_models.contracts.events import EVENT_TYPES, EventType
-from online_models.errors import TrainingError
+from online_models.contracts.events import EVENT_TYPES, EventType, Item
+from online_models.errors import ArtifactError, TrainingError
 from online_models.interactions import EventView, Interactions
 from online_models.ports import InteractionStore
 from retrain_workers.data.impressions import ANSWERS, ATTRIBUTION_MS, Impressions, Looked, taken
@@ -46,6 +49,7 @@ GRACE: Final = timedelta(days=1)
 """Longer than any training reads."""
 
 _MANIFEST: Final = "snapshot-"
+_CATALOGUE: Final = "catalogue-"
 _DIRECTORY_NAME: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,127}")
 _IMPRESSION: Final = EventType.IMPRESSION.value
 
@@ -55,28 +59,38 @@ _NO_FLOATS: Final = np.empty(0, np.float64)
 _NO_BOOLS: Final = np.empty(0, np.bool_)
 
 
+class _Manifest(msgspec.Struct, frozen=True):
+    """What a snapshot is made of, as it is kept; see `Snapshot`."""
+
+    partitions: tuple[Partition, ...]
+    catalogue_sha256: str
+
+
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The events of one model up to a time, impressions among them, as they were at one moment.
+    """The events of one model up to a time, impressions among them, and its catalogue, as they were at one moment.
 
-    partitions : oldest first, in `directory`
+    partitions : oldest first, in `directory`; catalogue_sha256 : of the catalogue's file there
     """
 
     directory: Path
     partitions: tuple[Partition, ...]
+    catalogue_sha256: str
 
     @property
     def sha256(self) -> str:
-        """Hex SHA-256 of all events: of the lines `first day, days, events, content hash` of the partitions."""
+        """Hex SHA-256 of all events and items: of the lines `first day, days, events, content hash` of the partitions, and of
+        one that names the catalogue."""
         digest = hashlib.sha256()
         for each in self.partitions:
             part = each.part
             digest.update(f"{part.first_day} {part.days} {part.events} {each.content_sha256}\n".encode())
+        digest.update(f"catalogue {self.catalogue_sha256}\n".encode())
         return digest.hexdigest()
 
     @property
     def window(self) -> DataWindow:
-        """First and last event time and the number of all events; times are 0 when there are none."""
+        """First and last event time, the number of all events, and `sha256`; times are 0 when there are none."""
         start_ms = min((each.start_ms for each in self.partitions), default=0)
         end_ms = max((each.end_ms for each in self.partitions), default=0)
         return DataWindow(start_ms, end_ms, sum(each.part.events for each in self.partitions), self.sha256)
@@ -115,7 +129,7 @@ class Snapshot:
         )
 
     def impressions(self, window_ms: int = ATTRIBUTION_MS) -> Impressions:
-        """What was shown, and whether it was taken, see `impressions.taken`; raises as `interactions` does."""
+        """What was shown, and when it was taken, see `impressions.taken`; raises as `interactions` does."""
         columns = ("user_id", "item_id", "type", "ts_ms", "request_id", "position", "propensity")
         wanted = pa.array([_IMPRESSION, *(kind.value for kind in ANSWERS)])
         tables = [SCHEMA.empty_table().select(columns), *self._tables(columns)]
@@ -132,15 +146,26 @@ class Snapshot:
             request_id=rows["request_id"].to_pylist(),
             position=pc.fill_null(rows["position"], -1).to_numpy(),
             propensity=_floats(rows["propensity"]),
-            clicked=taken(shown, answers, window_ms),
+            taken_ms=taken(shown, answers, window_ms),
         )
+
+    def catalogue(self) -> list[Item]:
+        """The catalogue, by item id; raises as `interactions` does."""
+        path = _catalogue(self.directory, self.catalogue_sha256)
+        try:
+            raw = path.read_bytes()
+        except OSError as error:
+            raise ArtifactError(f"{path}: {error.strerror}") from error
+        if (found := hashlib.sha256(raw).hexdigest()) != self.catalogue_sha256:
+            raise ArtifactError(f"{path}: expected SHA-256 {self.catalogue_sha256}, got {found}")
+        return msgspec.json.decode(raw, type=list[Item])
 
     def _tables(self, columns: Sequence[str]) -> Iterator[pa.Table]:
         return (read(self.directory, partition, columns) for partition in self.partitions)
 
 
 def take(store: InteractionStore, domain: str, root: Path, until_ms: int | None = None) -> Snapshot:
-    """A snapshot of a domain's events up to an event time (inclusive), under `root`/`domain`. Idempotent.
+    """A snapshot of a domain's events up to an event time (inclusive) and of its catalogue, under `root`/`domain`. Idempotent.
 
     Raises
     ------
@@ -149,22 +174,54 @@ def take(store: InteractionStore, domain: str, root: Path, until_ms: int | None 
     StoreError, StoreUnavailable
         When the database fails.
     """
-    if not _DIRECTORY_NAME.fullmatch(domain):
-        raise TrainingError(f"expected a domain that can name a directory, got {domain!r}")
-    directory = root / domain
+    directory = _directory(root, domain)
     directory.mkdir(parents=True, exist_ok=True)
     # Hashing files takes its time, and a transaction must not wait for it.
     known = {each.part: each for each in _listed(directory) if is_whole(directory, each)}
 
-    def work(view: EventView) -> list[Partition]:
+    def work(view: EventView) -> tuple[tuple[Partition, ...], list[Item]]:
         parts = parts_of(view.days())
         fresh = _written(view, directory, [part for part in parts if part not in known])
-        return [fresh[part] if part in fresh else known[part] for part in parts]
+        return tuple(fresh[part] if part in fresh else known[part] for part in parts), view.items()
 
-    snapshot = Snapshot(directory, tuple(store.view(domain, until_ms, work)))
-    _keep(snapshot)
-    _collect(directory, _manifest(snapshot))
+    partitions, items = store.view(domain, until_ms, work)
+    # The order of a database's texts is its own.
+    catalogue = msgspec.json.encode(sorted(items, key=lambda item: item.item_id))
+    snapshot = Snapshot(directory, partitions, hashlib.sha256(catalogue).hexdigest())
+    _put(_catalogue(directory, snapshot.catalogue_sha256), catalogue)
+    _put(_manifest(directory, snapshot.sha256), msgspec.json.encode(_Manifest(partitions, snapshot.catalogue_sha256)))
+    _collect(directory, _manifest(directory, snapshot.sha256))
     return snapshot
+
+
+def opened(domain: str, root: Path, sha256: str) -> Snapshot | None:
+    """The snapshot of a hash under `root`/`domain`, its age begun anew; None where a part of it is missing or altered.
+
+    Raises
+    ------
+    TrainingError
+        When the domain cannot be the name of a directory.
+    """
+    directory = _directory(root, domain)
+    manifest = _manifest(directory, sha256)
+    kept = _decoded_manifest(manifest)
+    if kept is None:
+        return None
+    snapshot = Snapshot(directory, kept.partitions, kept.catalogue_sha256)
+    try:
+        os.utime(manifest)
+        os.utime(_catalogue(directory, kept.catalogue_sha256))
+        snapshot.catalogue()
+    except (OSError, ArtifactError):
+        return None
+    whole = snapshot.sha256 == sha256 and all(is_whole(directory, each) for each in kept.partitions)
+    return snapshot if whole else None
+
+
+def _directory(root: Path, domain: str) -> Path:
+    if not _DIRECTORY_NAME.fullmatch(domain):
+        raise TrainingError(f"expected a domain that can name a directory, got {domain!r}")
+    return root / domain
 
 
 def _written(view: EventView, directory: Path, parts: Sequence[Part]) -> dict[Part, Partition]:
@@ -174,31 +231,41 @@ def _written(view: EventView, directory: Path, parts: Sequence[Part]) -> dict[Pa
         return {each.part: each for each in writer.partitions()}
 
 
-def _manifest(snapshot: Snapshot) -> Path:
-    return snapshot.directory / f"{_MANIFEST}{snapshot.sha256}.json"
+def _manifest(directory: Path, sha256: str) -> Path:
+    return directory / f"{_MANIFEST}{sha256}.json"
+
+
+def _catalogue(directory: Path, sha256: str) -> Path:
+    return directory / f"{_CATALOGUE}{sha256}.json"
+
+
+def _kept(directory: Path) -> list[_Manifest]:
+    """All snapshots that are kept."""
+    found = [_decoded_manifest(path) for path in directory.glob(f"{_MANIFEST}*.json")]
+    return [each for each in found if each is not None]
 
 
 def _listed(directory: Path) -> set[Partition]:
     """The partitions of all snapshots that are kept."""
-    return {each for path in directory.glob(f"{_MANIFEST}*.json") for each in _partitions_in(path)}
+    return {partition for each in _kept(directory) for partition in each.partitions}
 
 
-def _partitions_in(manifest: Path) -> list[Partition]:
+def _decoded_manifest(path: Path) -> _Manifest | None:
     try:
-        return msgspec.json.decode(manifest.read_bytes(), type=list[Partition])
+        return msgspec.json.decode(path.read_bytes(), type=_Manifest)
     except (OSError, msgspec.DecodeError):  # collected meanwhile, or torn: its partitions are read again
-        return []
+        return None
 
 
-def _keep(snapshot: Snapshot) -> None:
-    """Write the list of partitions, whole or not at all; the files that it names are on the disk by then."""
-    aside = snapshot.directory / f"{ASIDE}{os.getpid()}-{os.urandom(4).hex()}"
+def _put(path: Path, raw: bytes) -> None:
+    """Write a file, whole or not at all. What it names is on the disk by then."""
+    aside = path.with_name(f"{ASIDE}{os.getpid()}-{os.urandom(4).hex()}")
     with aside.open("wb") as file:
-        file.write(msgspec.json.encode(list(snapshot.partitions)))
+        file.write(raw)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(aside, _manifest(snapshot))
-    descriptor = os.open(snapshot.directory, os.O_RDONLY)
+    os.replace(aside, path)
+    descriptor = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
@@ -206,13 +273,15 @@ def _keep(snapshot: Snapshot) -> None:
 
 
 def _collect(directory: Path, newest: Path) -> None:
-    """Remove what is older than the newest snapshot by `GRACE`: other snapshots, their partitions, and unfinished files."""
+    """Remove what is older than the newest snapshot by `GRACE`: other snapshots, their parts, and unfinished files."""
     horizon = newest.stat().st_mtime - GRACE.total_seconds()
     for path in directory.glob(f"{_MANIFEST}*.json"):
         if path != newest:
             _remove_older(path, horizon)
-    named = {each.name for each in _listed(directory)}
-    for path in (*directory.glob(f"*{SUFFIX}"), *directory.glob(f"{ASIDE}*")):
+    kept = _kept(directory)
+    named = {partition.name for each in kept for partition in each.partitions}
+    named |= {_catalogue(directory, each.catalogue_sha256).name for each in kept}
+    for path in itertools.chain.from_iterable(map(directory.glob, (f"*{SUFFIX}", f"{_CATALOGUE}*", f"{ASIDE}*"))):
         if path.name not in named:
             _remove_older(path, horizon)
 

@@ -1,23 +1,32 @@
-"""What a job trains on: the events as they were at one moment, and what the catalogue says of the items."""
+"""What a job trains on: the events as they were at one moment, and what the catalogue said of the items.
+
+- The first attempt of a job decides which events these are. A later attempt opens the same snapshot again, so that a live log
+  that has grown meanwhile does not put what was trained so far out of use.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Final
 
 from online_models.contracts.events import Item
 from online_models.contracts.ids import ModelName
 from online_models.interactions import Interactions
 from online_models.ports import InteractionStore
+from retrain_workers.attempt import Attempt
 from retrain_workers.data.datasets import Dataset, dataset_of
-from retrain_workers.data.impressions import ATTRIBUTION_MS, Impressions
-from retrain_workers.data.snapshots import take
+from retrain_workers.data.impressions import Impressions
+from retrain_workers.data.snapshots import Snapshot, opened, take
+
+SNAPSHOT: Final = "snapshot"
+"""Name of the checkpoint that holds the hash of the snapshot which a job's first attempt took."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingData:
     """dataset : the events that a model may learn from; interactions : those that it was made of
     catalogue : by item id; impressions : None where nobody asked for them
-    snapshot_sha256 : of all that was read
+    snapshot_sha256 : of all that was read, the catalogue included
     """
 
     dataset: Dataset
@@ -27,17 +36,22 @@ class TrainingData:
     snapshot_sha256: str = ""
 
     def before(self, cut_ms: int) -> "TrainingData":
-        """What was known at a cut: the events before it, under the same numbering, and the impressions whose time to be taken was
-        over."""
-        shown = None if self.impressions is None else self.impressions.before(cut_ms - ATTRIBUTION_MS)
+        """What was known at a cut: the events before it, under the same numbering, and the impressions as they were then."""
+        shown = None if self.impressions is None else self.impressions.before(cut_ms)
         early = self.dataset.take(self.dataset.ts_ms < cut_ms)
         return replace(self, dataset=early, interactions=self.interactions.before(cut_ms), impressions=shown)
 
 
 def read_training_data(
-    store: InteractionStore, model: ModelName, snapshots: Path, until_ms: int | None, *, impressions: bool
+    store: InteractionStore,
+    model: ModelName,
+    snapshots: Path,
+    until_ms: int | None,
+    attempt: Attempt,
+    *,
+    impressions: bool,
 ) -> TrainingData:
-    """Take a snapshot under `snapshots` and read it.
+    """Read the snapshot of the job's earlier attempt under `snapshots`, where that is whole, else take one.
 
     Raises
     ------
@@ -46,12 +60,20 @@ def read_training_data(
     StoreError, StoreUnavailable
         When PostgreSQL fails.
     """
-    snapshot = take(store, model, snapshots, until_ms)
+    snapshot = _earlier(model, snapshots, attempt)
+    if snapshot is None:
+        snapshot = take(store, model, snapshots, until_ms)
+        attempt.keep(SNAPSHOT, snapshot.sha256.encode())
     interactions = snapshot.interactions()
     return TrainingData(
         dataset=dataset_of(interactions),
         interactions=interactions,
-        catalogue={item.item_id: item for item in store.items(model)},
+        catalogue={item.item_id: item for item in snapshot.catalogue()},
         impressions=snapshot.impressions() if impressions else None,
         snapshot_sha256=snapshot.sha256,
     )
+
+
+def _earlier(model: ModelName, snapshots: Path, attempt: Attempt) -> Snapshot | None:
+    kept = attempt.checkpoint(SNAPSHOT)
+    return None if kept is None else opened(model, snapshots, kept.decode())

@@ -3,6 +3,9 @@
 - Publishing and promoting only write the outbox, in their own transaction. Idle workers empty it, within a time; a server that is
   away costs a postponed entry and a log line.
 - What is sent is a version as it is now, not the event: an entry delivered twice or late does no harm.
+- Only what was tried and failed counts as a failure, and is paused longer each time.
+- A worker that is asked to stop gives the rest back untried, once the request that it waits for is over: of an abandoned one
+  nobody would know what it does to the server, and when.
 - An outbox keeps its youngest entries, however long the server is away, or whether any worker knows of one. `refill` has
   everything sent again.
 """
@@ -10,7 +13,7 @@
 import logging
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final, Protocol
@@ -38,15 +41,16 @@ _LONGEST_PAUSE: Final = timedelta(hours=1)
 class Tracker(Protocol):
     """Where versions are mirrored to."""
 
-    def put(self, run: VersionRun) -> None:
-        """Have it show the version as it is now. Idempotent. Raises StoreError, StoreUnavailable."""
+    def put(self, run: VersionRun, stopped: Callable[[], bool]) -> bool:
+        """Have it show the version as it is now; False when it was `stopped` before all was told. Idempotent. Raises StoreError,
+        StoreUnavailable."""
 
 
 @dataclass(frozen=True, slots=True)
 class Mirrored:
     """What a pass did.
 
-    sent : versions put; postponed : entries left for later after `error`; forgotten : entries given up
+    sent : versions put; postponed : entries that failed, by `error`; forgotten : entries given up
     """
 
     sent: int = 0
@@ -55,19 +59,32 @@ class Mirrored:
     error: str = ""
 
 
+def never() -> bool:
+    """That nobody asks to stop."""
+    return False
+
+
 def mirror(
-    outbox: RegistryOutbox, registry: ModelRegistry, tracker: Tracker | None, limit: timedelta = PASS
+    outbox: RegistryOutbox,
+    registry: ModelRegistry,
+    tracker: Tracker | None,
+    limit: timedelta = PASS,
+    stopped: Callable[[], bool] = never,
 ) -> Mirrored:
     """Send what waits, for no longer than the limit and one version. Raises StoreError only when PostgreSQL fails.
 
-    tracker : None where no server is configured
+    tracker : None where no server is configured; stopped : whether to end it now, looked at before each request
     """
     done = Mirrored(forgotten=outbox.trim(LIMIT))
     if tracker is None:  # another worker may know of one
         return done
     deadline = time.monotonic() + limit.total_seconds()
-    while time.monotonic() < deadline and (entries := outbox.claim(_LEASE, _BATCH)):
-        done = _send(done, entries, outbox, registry, tracker, deadline)
+
+    def over() -> bool:
+        return stopped() or time.monotonic() >= deadline
+
+    while not over() and (entries := outbox.claim(_LEASE, _BATCH)):
+        done = _send(done, entries, outbox, registry, tracker, over, stopped)
     return done
 
 
@@ -77,35 +94,42 @@ def _send(
     outbox: RegistryOutbox,
     registry: ModelRegistry,
     tracker: Tracker,
-    deadline: float,
+    over: Callable[[], bool],
+    stopped: Callable[[], bool],
 ) -> Mirrored:
     """One model's entries, version by version."""
-    left = list(entries)
-    sent, error, after = 0, "", timedelta(0)
-    try:
-        for run in runs_of(entries, registry):
-            if time.monotonic() >= deadline:
+    left, sent = list(entries), 0
+    for run in runs_of(entries, registry):
+        tried = [entry for entry in left if entry.event.version == run.version]
+        try:
+            if over() or not tracker.put(run, stopped):
                 break
-            tracker.put(run)
-            delivered = [entry for entry in left if entry.event.version == run.version]
-            outbox.sent(delivered)
-            left = [entry for entry in left if entry.event.version != run.version]
-            sent += 1
-    except StoreError as failed:
-        error, after = str(failed), pause(max(entry.attempts for entry in left))
-        _LOG.warning("mirror.postponed model=%s after=%s error=%r", entries[0].event.model, after, error)
-    if left:
-        outbox.postpone(left, after, error)
-    return Mirrored(done.sent + sent, done.postponed + (len(left) if error else 0), done.forgotten, error or done.error)
+        except StoreError as failed:
+            error = str(failed)
+            _postpone(tried, error, outbox)
+            outbox.give_back([entry for entry in left if entry not in tried])
+            return Mirrored(done.sent + sent, done.postponed + len(tried), done.forgotten, error)
+        outbox.sent(tried)
+        left = [entry for entry in left if entry not in tried]
+        sent += 1
+    outbox.give_back(left)
+    return Mirrored(done.sent + sent, done.postponed, done.forgotten, done.error)
 
 
-def pause(attempts: int) -> timedelta:
+def _postpone(tried: Sequence[OutboxEntry], error: str, outbox: RegistryOutbox) -> None:
+    failures = 1 + max(entry.failures for entry in tried)
+    after = pause(failures)
+    _LOG.warning("mirror.postponed model=%s after=%s error=%r", tried[0].event.model, after, error)
+    outbox.postpone(tried, after, failures, error)
+
+
+def pause(failures: int) -> timedelta:
     """How long entries wait after so many failures in a row, twice as long each time.
 
     >>> [pause(n).total_seconds() for n in (1, 2, 3, 99)]
     [30.0, 60.0, 120.0, 3600.0]
     """
-    doublings: int = 2 ** min(attempts - 1, 20)
+    doublings: int = 2 ** min(failures - 1, 20)
     return min(_LONGEST_PAUSE, _FIRST_PAUSE * doublings)
 
 
@@ -175,6 +199,6 @@ def state_of(events: Sequence[RegistryEvent]) -> Happening | None:
 def waiting_lines(outbox: RegistryOutbox) -> list[str]:
     """What waits for the mirror, for people."""
     return [
-        f"{state.model}: {state.entries} waiting, {state.attempts} attempts{f', {state.error}' if state.error else ''}"
+        f"{state.model}: {state.entries} waiting, {state.failures} failures{f', {state.error}' if state.error else ''}"
         for state in outbox.waiting()
     ] or ["nothing waits for the mirror"]

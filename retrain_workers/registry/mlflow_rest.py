@@ -15,8 +15,8 @@ import http.client
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Final, TypeVar
 
@@ -95,6 +95,10 @@ class _Refusal(msgspec.Struct, frozen=True):
     message: str = ""
 
 
+class _Stopped(Exception):
+    """The next request is not made."""
+
+
 @dataclass
 class MlflowServer:
     """One tracking server.
@@ -105,10 +109,11 @@ class MlflowServer:
 
     uri: str
     timeout: timedelta
+    _stopped: Callable[[], bool] | None = None
     _experiments: dict[ModelName, str] = field(default_factory=dict)
 
-    def put(self, run: VersionRun) -> None:
-        """Have the server show the version as it is now. Idempotent.
+    def put(self, run: VersionRun, stopped: Callable[[], bool]) -> bool:
+        """Have the server show the version as it is now; False when it was `stopped` between two requests. Idempotent.
 
         Raises
         ------
@@ -117,9 +122,14 @@ class MlflowServer:
         StoreError
             When it refuses, or answers what is no answer.
         """
-        run_id = self._run_id(run)
-        self._log(run, run_id)
-        self._point(run, self._model_version(run, run_id))
+        asked = replace(self, _stopped=stopped)
+        try:
+            run_id = asked._run_id(run)
+            asked._log(run, run_id)
+            asked._point(run, asked._model_version(run, run_id))
+        except _Stopped:
+            return False
+        return True
 
     def _experiment_id(self, model: ModelName) -> str:
         if model not in self._experiments:
@@ -196,6 +206,8 @@ class MlflowServer:
 
     def _call(self, method: str, path: str, body: Mapping[str, object] | None, answer: type[T], despite: str = "") -> T:
         """The answer to a request; `despite` is an error code that is as good as an answer without content."""
+        if self._stopped is not None and self._stopped():
+            raise _Stopped
         request = self._request(method, path, body)
         try:
             with urllib.request.urlopen(request, timeout=self.timeout.total_seconds()) as response:

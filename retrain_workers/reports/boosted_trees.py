@@ -5,6 +5,7 @@
 - Each example is told by the state of the world at the beginning of its slice of time alone, and the state's factors are older
   than all examples: nothing that the model sees of an example was learned from it.
 - Two stages, in training as in ranking: the best by ALS and by popularity are candidates, the trees put them in order.
+- Few candidates are taken, so that some of the others are enough to learn from; the log-odds are corrected for those left out.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,6 +26,7 @@ from online_models.history import UserHistory
 from online_models.interactions import DAY_MS
 from retrain_workers import als
 from retrain_workers.data.datasets import Dataset, decay_weights
+from retrain_workers.data.sampling import logit_correction
 from retrain_workers.data.splits import Split
 from retrain_workers.validation.evaluation import Case, Hashes, Popularity, cases_of, popularity_of
 
@@ -120,10 +122,14 @@ class State:
 
 @dataclass(frozen=True, slots=True)
 class TreesRanker:
-    """The trees at work; see `evaluation.Ranker`."""
+    """The trees at work; see `evaluation.Ranker`.
+
+    correction : of log-odds, for the candidates that were no examples; right on the whole, as some users have more of them
+    """
 
     state: State
     trees: HistGradientBoostingClassifier
+    correction: float
 
     def top(self, histories: Sequence[UserHistory], count: int) -> list[Hashes]:
         """The best candidates by the trees."""
@@ -134,7 +140,7 @@ class TreesRanker:
         ]
 
     def scores(self, histories: Sequence[UserHistory], items: Hashes) -> npt.NDArray[np.float64]:
-        """Log-odds (n,) of each history's item (n,); NaN for an unknown item."""
+        """Log-odds (n,) that each history's item (n,), as one of its candidates, is taken; NaN for an unknown item."""
         rows = self.state.index.rows(items)
         found = np.full(len(rows), np.nan)
         known = np.flatnonzero(rows >= 0)
@@ -154,7 +160,7 @@ class TreesRanker:
         features = self.state.features(histories, rows)
         with threadpool_limits(1):
             odds = self.trees.decision_function(features) if len(features) else np.empty(0)
-        return np.split(odds, np.cumsum([len(each) for each in rows])[:-1])
+        return np.split(odds + self.correction, np.cumsum([len(each) for each in rows])[:-1])
 
 
 def fit(
@@ -172,7 +178,7 @@ def fit(
     older = als.fit(dataset.take(dataset.ts_ms < cuts[0]), job, recency_half_life_events)
     rng = np.random.default_rng(job.seed)
     examples = [_examples(dataset, older, (begin, end), job, categories, rng) for begin, end in pairwise(cuts)]
-    features, labels = (np.concatenate(column) for column in zip(*examples, strict=True))
+    features, labels = (np.concatenate(column) for column in list(zip(*examples, strict=True))[:2])
     if len(labels) < LEAST_EXAMPLES or len(np.unique(labels)) < 2:
         raise TrainingError(f"expected at least {LEAST_EXAMPLES} examples of both kinds, got {len(labels)}")
     trees = HistGradientBoostingClassifier(
@@ -182,7 +188,8 @@ def fit(
     with threadpool_limits(1):
         trees.fit(features, labels)
     model = als.fit(dataset, job, recency_half_life_events)
-    return TreesRanker(State.of(dataset, model, categories, job.half_life_days), trees)
+    rate = np.count_nonzero(labels == 0) / sum(others for _, _, others in examples)
+    return TreesRanker(State.of(dataset, model, categories, job.half_life_days), trees, logit_correction(rate))
 
 
 def _cuts(dataset: Dataset) -> list[int]:
@@ -201,29 +208,31 @@ def _examples(
     job: TrainAls,
     categories: Categories,
     rng: np.random.Generator,
-) -> tuple[F32, npt.NDArray[np.int8]]:
-    """Features and labels of one slice: what users took, and drawn candidates that they did not take."""
+) -> tuple[F32, npt.NDArray[np.int8], int]:
+    """Features and labels of one slice, of what users took and of drawn candidates that they did not take; and how many
+    candidates they did not take in all."""
     begin, end = slice_ms
     before = dataset.take(dataset.ts_ms < begin)
     during = dataset.take((dataset.ts_ms >= begin) & (dataset.ts_ms < end) & (dataset.strength > 0))
     cases = cases_of(Split(before, during, begin))
     if not cases:
-        return np.empty((0, len(FEATURES)), np.float32), np.empty(0, np.int8)
+        return np.empty((0, len(FEATURES)), np.float32), np.empty(0, np.int8), 0
     state = State.of(before, older, categories, job.half_life_days)
     histories = [case.history for case in cases]
-    pairs = [_drawn(state, case, rows, rng) for case, rows in zip(cases, state.candidates(histories), strict=True)]
-    features = state.features(histories, [rows for rows, _ in pairs])
-    return features, np.concatenate([labels for _, labels in pairs]).astype(np.int8)
+    drawn = [_drawn(state, case, rows, rng) for case, rows in zip(cases, state.candidates(histories), strict=True)]
+    features = state.features(histories, [rows for rows, _, _ in drawn])
+    labels = np.concatenate([labels for _, labels, _ in drawn]).astype(np.int8)
+    return features, labels, sum(others for _, _, others in drawn)
 
 
 def _drawn(
     state: State, case: Case, candidates: npt.NDArray[np.int64], rng: np.random.Generator
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_], int]:
     taken = state.index.rows(case.relevant)
     taken = taken[taken >= 0]
     others = np.setdiff1d(candidates, taken)
-    others = rng.choice(others, min(NEGATIVES, len(others)), replace=False)
-    return np.concatenate([taken, others]), np.arange(len(taken) + len(others)) < len(taken)
+    drawn = rng.choice(others, min(NEGATIVES, len(others)), replace=False)
+    return np.concatenate([taken, drawn]), np.arange(len(taken) + len(drawn)) < len(taken), len(others)
 
 
 def _tastes(items: Sequence[str], categories: Categories) -> npt.NDArray[np.bool_]:

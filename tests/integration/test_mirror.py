@@ -18,7 +18,7 @@ from online_models.stores.postgres import Database
 from online_models.stores.postgres_outbox import PostgresOutbox
 from online_models.stores.postgres_registry import PostgresRegistry
 from online_models.stores.postgres_rollouts import PostgresRollouts
-from retrain_workers.registry.mirror import Mirrored, mirror, run_of, runs_of, waiting_lines
+from retrain_workers.registry.mirror import Mirrored, mirror, never, run_of, runs_of, waiting_lines
 from retrain_workers.registry.mlflow_rest import MlflowServer
 from tests.samples import MOVIES, SHA256, manifest
 from tests.tracking_server import Tracked, tracking_server
@@ -123,7 +123,7 @@ def test_a_server_that_is_away_postpones_and_gets_everything_when_it_is_back(tol
     assert (away.sent, away.postponed) == (0, 1)
     assert "Connection refused" in away.error
     (line,) = waiting_lines(told.outbox)
-    assert line.startswith("movies: 1 waiting, 1 attempts, MLflow: POST experiments/create: ")
+    assert line.startswith("movies: 1 waiting, 1 failures, MLflow: POST experiments/create: ")
     told.register(V2)  # publishing goes on, and waits with the rest of its model
     with tracking_server(port) as (tracked, uri):
         assert told.mirror(uri) == Mirrored()
@@ -141,7 +141,7 @@ def test_a_refusal_keeps_the_entry_with_the_reason(told: Told, status: int, rais
         with pytest.raises(
             raised, match=f"MLflow: POST experiments/create: {status} INTERNAL_ERROR out of order"
         ) as info:
-            MlflowServer(uri, SECOND).put(run)
+            MlflowServer(uri, SECOND).put(run, never)
         assert type(info.value) is raised
         failed = told.mirror(uri)
     assert failed.postponed == told.waiting() == 1
@@ -162,7 +162,7 @@ def test_what_is_no_mlflow_is_said_to_be_none(told: Told) -> None:
     told.register(V1)
     (run,) = runs_of(told.outbox.claim(SECOND * 0, 10), told.registry)
     with tracking_server() as (_, uri), pytest.raises(StoreError, match="404"):
-        MlflowServer(f"{uri}/elsewhere", SECOND).put(run)
+        MlflowServer(f"{uri}/elsewhere", SECOND).put(run, never)
 
 
 def test_a_pass_that_is_out_of_time_leaves_the_rest_due(told: Told) -> None:
@@ -173,6 +173,62 @@ def test_a_pass_that_is_out_of_time_leaves_the_rest_due(told: Told) -> None:
         assert told.mirror(uri).sent == 2
 
 
+def test_what_was_not_tried_has_not_failed(told: Told) -> None:
+    """Passes that were out of time, and a version behind one that is refused."""
+    told.register(V1)
+    told.register(V2)
+    with tracking_server() as (tracked, uri):
+        tracked.slow_seconds = 0.02
+        for _ in range(5):
+            assert told.mirror(uri, limit=timedelta(seconds=0.01)).sent <= 1
+            told.outbox.refill()
+        tracked.slow_seconds, tracked.refused = 0, "v2"
+        tracked.runs.clear()
+        (before,) = told.outbox.waiting()
+        assert (before.entries, before.failures, before.error) == (2, 0, None)
+        failed = told.mirror(uri)
+        assert (failed.sent, failed.postponed) == (1, 1)
+        (after,) = told.outbox.waiting()
+        assert (after.entries, after.failures) == (1, 1)
+        assert after.error is not None
+        assert "not this one" in after.error
+        told.make_due()
+        told.mirror(uri)
+        assert [state.failures for state in told.outbox.waiting()] == [2]
+
+
+def test_entries_behind_a_refused_one_wait_with_it_and_count_no_failure(told: Told) -> None:
+    told.register(V1)
+    told.register(V2)
+    with tracking_server() as (tracked, uri):
+        tracked.refused = "v1"
+        assert told.mirror(uri).postponed == 1
+        assert told.mirror(uri) == Mirrored()  # the model waits as a whole
+        told.make_due()
+        found = {entry.event.version: entry.failures for entry in told.outbox.claim(SECOND, 10)}
+    assert found == {V1: 1, V2: 0}
+
+
+@pytest.mark.parametrize("requests", [0, 1, 4, 9])
+def test_a_pass_that_is_stopped_makes_no_further_request_and_leaves_the_rest_due(told: Told, requests: int) -> None:
+    promote(told)
+    events = told.waiting()
+    with tracking_server() as (tracked, uri):
+
+        def stopped() -> bool:
+            return len(tracked.asked) >= requests
+
+        server = MlflowServer(uri, 5 * SECOND)
+        done = mirror(told.outbox, told.registry, server, stopped=stopped)
+        assert (len(tracked.asked), done.postponed, done.error) == (requests, 0, "")
+        assert told.waiting() == (events if done.sent == 0 else events - 3)
+        assert told.mirror(uri).sent == 2 - done.sent
+        assert told.waiting() == 0
+        assert {run.name for run in tracked.runs.values()} == {"movies v1", "movies v2"}
+        assert (len(tracked.runs), len(tracked.versions)) == (2, 2)
+        assert tracked.pointed() == {"champion": "v2", "previous": "v1"}
+
+
 def test_an_entry_in_the_hands_of_one_worker_is_not_given_to_another(told: Told, postgres: str) -> None:
     told.register(V1)
     assert [entry.event.version for entry in told.outbox.claim(60 * SECOND, 10)] == [V1]
@@ -180,7 +236,7 @@ def test_an_entry_in_the_hands_of_one_worker_is_not_given_to_another(told: Told,
     assert Told(postgres).outbox.claim(SECOND, 10) == []
     told.make_due()  # the first has died
     again = Told(postgres).outbox.claim(SECOND, 10)
-    assert [(entry.event.version, entry.attempts) for entry in again] == [(V1, 2), (V2, 1)]
+    assert [(entry.event.version, entry.failures) for entry in again] == [(V1, 0), (V2, 0)]  # nobody has refused them
 
 
 def test_without_a_server_the_outbox_waits_for_a_worker_that_knows_of_one_and_can_be_filled_again(told: Told) -> None:

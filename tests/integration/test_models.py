@@ -13,7 +13,7 @@ import pytest
 
 from online_models.contracts.artifacts import DataWindow, Manifest
 from online_models.contracts.features import DEFAULT_FEATURES
-from online_models.contracts.ids import JobId, ModelVersion
+from online_models.contracts.ids import JobId, ModelName, ModelVersion
 from online_models.contracts.jobs import Cost, NewJob, TrainAls
 from online_models.contracts.registry import Alias, Origin
 from online_models.contracts.rollouts import Phase
@@ -232,6 +232,76 @@ def test_an_artifact_that_was_never_registered_goes_too(shelf: Shelf) -> None:
     assert stores.artifacts.path(MOVIES, newest).exists()
 
 
+def killed_in_writing(stores: Stores, version: str) -> Path:
+    """What a worker leaves that is killed as it writes."""
+    left = stores.artifacts.path(MOVIES, ModelVersion(version)).with_name(f".writing-{version}-1-aa")
+    left.mkdir()
+    (left / "items.json").write_bytes(b"[")
+    return left
+
+
+def test_without_grace_what_killed_workers_left_goes_at_once(shelf: Shelf) -> None:
+    stores = shelf.bench.stores
+    stores.artifacts.write(msgspec.structs.replace(manifest("v0"), files=[]), {})
+    left = killed_in_writing(stores, "v7")
+    trained(stores, 1_100, shelf.second, 1)
+    now = Shelf(replace(shelf.bench, now=datetime.now(UTC) + timedelta(seconds=5)), shelf.first, shelf.second)
+    assert now("gc") == now("gc --grace-seconds 3600") == ["nothing to collect"]
+    said = [
+        "movies v0: {} removed, it was never registered",
+        "movies .writing-v7-1-aa: {} removed, it was never finished",
+    ]
+    assert now("gc --dry-run --grace-seconds 0") == [line.format("would be") for line in said]
+    assert left.exists()
+    assert now("gc --grace-seconds 0") == [line.format("was") for line in said]
+    assert not left.exists()
+    assert not stores.artifacts.path(MOVIES, ModelVersion("v0")).exists()
+    assert now("gc --grace-seconds 0") == ["nothing to collect"]
+
+
+def test_collecting_one_model_leaves_what_was_left_of_another(shelf: Shelf) -> None:
+    stores, products = shelf.bench.stores, ModelName("products")
+    lost = msgspec.structs.replace(manifest("v0", products), files=[])
+    stores.artifacts.write(lost, {})
+    whole = msgspec.structs.replace(manifest(stores.registry.new_version(), products), files=[])
+    publish_candidate(stores.artifacts, stores.registry, whole, {}, "test")
+    now = Shelf(replace(shelf.bench, now=datetime.now(UTC) + timedelta(seconds=5)), shelf.first, shelf.second)
+    assert now("gc movies --grace-seconds 0") == ["nothing to collect"]
+    assert stores.artifacts.path(products, ModelVersion("v0")).exists()
+    assert now("gc products --grace-seconds 0") == ["products v0: was removed, it was never registered"]
+
+
+def test_without_grace_nothing_goes_that_a_job_in_work_may_still_publish(shelf: Shelf) -> None:
+    stores = shelf.bench.stores
+    stores.queue.submit(NewJob(MOVIES, "trigger-7", "test", ALS))
+    job = stores.queue.claim("test", timedelta(milliseconds=1))  # an expired lease is one until it is taken over
+    assert job is not None
+    made = msgspec.structs.replace(manifest(f"v{job.token}"), files=[])
+    written, sha256 = stores.artifacts.write(made, {})
+    trained(stores, 1_100, shelf.second, 1)  # overtakes it
+    now = Shelf(replace(shelf.bench, now=datetime.now(UTC) + timedelta(seconds=5)), shelf.first, shelf.second)
+    assert now("gc --grace-seconds 0") == ["nothing to collect"]
+    stores.queue.publish(job, written, sha256)
+    stores.artifacts.read(MOVIES, made.version)
+    assert now("gc --grace-seconds 0") == ["nothing to collect"]
+
+
+def test_without_grace_nothing_goes_that_is_about_to_be_registered(shelf: Shelf) -> None:
+    stores = shelf.bench.stores
+    made = msgspec.structs.replace(manifest(stores.registry.new_version()), files=[])
+
+    def collect() -> list[str]:
+        at = datetime.now(UTC) + timedelta(seconds=5)
+        return Shelf(replace(shelf.bench, now=at), shelf.first, shelf.second)("gc --grace-seconds 0")
+
+    with stores.artifacts.writing(made, {"a.json": b"[]"}) as (written, sha256):
+        trained(stores, 1_100, shelf.second, 1)  # overtakes it
+        assert collect() == ["nothing to collect"]
+        stores.registry.register(written, sha256, "test")
+    stores.artifacts.read(MOVIES, made.version)
+    assert collect() == ["nothing to collect"]
+
+
 def test_versions_are_sent_to_a_mirror_that_is_configured(shelf: Shelf) -> None:
     assert shelf("mirror") == ["no mirror: the setting mlflow_uri is empty"]
     with tracking_server() as (tracked, uri):
@@ -276,6 +346,17 @@ def test_lineage_ends_where_a_parent_is_unknown_or_comes_again(shelf: Shelf) -> 
     for parent in (orphaned, circular):
         line = replace(record, versions={**record.versions, shelf.first: parent}).lineage(shelf.second)
         assert line == [shelf.second, shelf.first]
+
+
+def test_a_report_compares_kinds_of_models_at_one_cut_and_by_wish_over_time(shelf: Shelf, tmp_path: Path) -> None:
+    written = shelf(f"report movies --out {tmp_path / 'report'} --splits sliding")
+    assert [Path(path).name for path in written] == [
+        "comparison.md", "comparison.json", "comparison.png", "over_time.md", "over_time.json",
+    ]  # fmt: skip
+    assert all(Path(path).stat().st_size > 0 for path in written)
+    title, _, head, *_ = Path(written[3]).read_text().splitlines()
+    assert title == "# NDCG@10 over time: movies, sliding histories"
+    assert head == "| cut, UTC | events before | users | als | two-tower | boosted trees | popularity |"
 
 
 def test_the_program_answers_on_standard_output_and_fails_with_1(

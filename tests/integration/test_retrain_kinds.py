@@ -2,6 +2,7 @@
 
 from contextlib import closing
 
+import msgspec
 import numpy as np
 
 from online_models.contracts import keys
@@ -9,14 +10,15 @@ from online_models.contracts.artifacts import Manifest
 from online_models.contracts.events import Item
 from online_models.contracts.ids import ModelVersion, hashes_of
 from online_models.contracts.jobs import JobPayload, JobState, Start, TrainLora, TrainTwoTower
+from online_models.contracts.rollouts import Phase
 from online_models.language_scores import SegmentScores, decode_scores
 from online_models.stores import redis
-from online_models.stores.postgres import connect
+from retrain_workers.app import chores_of
 from retrain_workers.lora.language_files import LANGUAGE_FILES
 from retrain_workers.publish import Prepared, Refused
 from serving_api.model_cache import LoadedVersion, load_version
 from tests.clustered_world import GROUPS, HOUR_MS, ITEMS, START_MS, as_batch, clustered_events
-from tests.workshop import ALS, MOVIES, QUICK, Workshop
+from tests.workshop import ALS, MOVIES, NOW, QUICK, Workshop
 
 NEW_ITEMS = 5
 TOWERS = TrainTwoTower(als=ALS, start=Start.COLD, dimensions=8, hidden=8, epochs=2, batch_size=128)
@@ -69,7 +71,7 @@ def test_a_language_model_stands_beside_the_champion_and_goes_with_its_successor
     assert second.known_until_ms == first.data_window.end_ms < second.data_window.end_ms
     files = {file.name: file.sha256 for file in first.files}
     assert files.items() <= {file.name: file.sha256 for file in second.files}.items()
-    scores_are_there(workshop, second)
+    scores_are_there(workshop, second, second.space)
     promote(workshop, second.version)
 
     time_passes(workshop, 2)
@@ -83,6 +85,11 @@ def test_a_language_model_stands_beside_the_champion_and_goes_with_its_successor
     assert carried.items() <= {file.name: file.sha256 for file in third.files}.items()
     promote(workshop, third.version)
 
+    with closing(redis.connect(workshop.found.redis_url)) as client:
+        client.flushall()  # all scores have expired
+    chores_of(QUICK, workshop.stores, workshop.found, "test").run_due(NOW, lambda: False)
+    scores_are_there(workshop, second, third.space)
+
     time_passes(workshop, 3)
     fourth = published(workshop, "fourth", LORA)
     assert (fourth.start, fourth.language_model) == ("warm", fourth.version)  # another adapter of the same base
@@ -92,8 +99,8 @@ def test_a_language_model_stands_beside_the_champion_and_goes_with_its_successor
     assert bases[0] == bases[1] != {}
 
 
-def scores_are_there(workshop: Workshop, manifest: Manifest) -> None:
-    """Of a user's candidates, all met items left out, and of the items that nobody has met."""
+def scores_are_there(workshop: Workshop, manifest: Manifest, space: str) -> None:
+    """Of a user's candidates, all met items left out, and of the items that nobody has met, in the space of a recommender."""
     version = manifest.version
     with closing(redis.connect(workshop.found.redis_url)) as client:
         raw = client.get(keys.language_scores(MOVIES, version, "user-1"))
@@ -103,19 +110,20 @@ def scores_are_there(workshop: Workshop, manifest: Manifest) -> None:
         assert np.isin(rows["item"], hashes_of([f"item-{item}" for item in range(ITEMS)])).all()
         segments = client.get(keys.segment_scores(MOVIES, version))
         assert isinstance(segments, bytes)
-        said = SegmentScores.decode(segments, ALS.factors, manifest.space)
+        said = SegmentScores.decode(segments, ALS.factors, space)
         assert set(said.items.tolist()) == set(
             hashes_of([f"item-{item}" for item in range(ITEMS, ITEMS + NEW_ITEMS)]).tolist()
         )
         assert 0 < client.ttl(keys.language_scores(MOVIES, version, "user-1")) <= QUICK.language_scores_seconds
+    assert workshop.stores.language.time_left(MOVIES, version).total_seconds() > QUICK.language_scores_seconds / 2
 
 
 def promote(workshop: Workshop, version: ModelVersion) -> None:
-    """Make a version the champion."""
-    with closing(connect(workshop.found.postgres_dsn)) as database, database.transaction() as cursor:
-        cursor.execute(
-            "UPDATE model_aliases SET version = %s WHERE model = %s AND alias = 'champion'", (version, MOVIES)
-        )
+    """Make a version the champion, as a rollout that ends well does."""
+    champion, rollouts = workshop.stores.registry.champion(MOVIES), workshop.stores.rollouts
+    assert champion is not None
+    rollout = rollouts.create(MOVIES, champion, version, "test")
+    rollouts.transition(rollout, msgspec.structs.replace(rollout, phase=Phase.PROMOTED), "test", "better", {})
 
 
 def test_the_same_job_twice_gives_the_same_files(workshop: Workshop) -> None:

@@ -6,11 +6,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 import numpy as np
@@ -18,19 +19,25 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from online_models.contracts.events import EVENT_TYPES, Event, EventType
+from online_models.contracts.events import EVENT_TYPES, Event, EventType, Item
+from online_models.contracts.ids import FencingToken
 from online_models.errors import ArtifactError, TrainingError
-from online_models.interactions import DAY_MS, Interactions
+from online_models.interactions import DAY_MS, EventView, Interactions
 from online_models.stores.embedded import Endpoints
 from online_models.stores.postgres import Database
 from online_models.stores.postgres_interactions import PostgresInteractions
+from retrain_workers.attempt import Unwatched, Watched
+from retrain_workers.checkpoints import JobCheckpoints
 from retrain_workers.data.datasets import content_sha256, dataset_of
+from retrain_workers.data.impressions import NEVER
 from retrain_workers.data.partitions import FILE_EVENTS
 from retrain_workers.data.sampling import negatives
-from retrain_workers.data.snapshots import GRACE, Snapshot, take
-from tests.samples import batch, event
+from retrain_workers.data.snapshots import GRACE, Snapshot, opened, take
+from retrain_workers.data.training_data import TrainingData, read_training_data
+from tests.samples import MOVIES, batch, event
 from tests.strategies import events as any_events
 
+T = TypeVar("T")
 T0 = 20_000 * DAY_MS
 TABLES = ("watch_history", "purchase_history", "impressions", "feedback")
 
@@ -169,6 +176,122 @@ def test_events_that_were_rewritten_by_hand_are_noticed(postgres: str, tmp_path:
     assert after.sha256 == take(store, "movies", tmp_path / "anew").sha256
 
 
+def test_the_catalogue_is_part_of_a_snapshot_and_of_its_hash(postgres: str, tmp_path: Path) -> None:
+    store = store_of(postgres, log(100, days=50))
+    items = [Item("a", "movies", "Alien", ["horror"], available_ms=5), Item("B", "movies", "Brazil")]
+    store.put_items([*items, Item("a", "products", "Axe")])
+    first = take(store, "movies", tmp_path)
+    assert first.catalogue() == sorted(items, key=lambda item: item.item_id)
+    renamed = msgspec.structs.replace(items[0], title="Aliens")
+    store.put_items([renamed])
+    second = take(store, "movies", tmp_path)
+    assert second.partitions == first.partitions
+    assert second.sha256 != first.sha256
+    assert (first.catalogue()[1], second.catalogue()[1]) == (items[0], renamed)
+    store.put_items([items[0]])
+    assert take(store, "movies", tmp_path / "anew").sha256 == first.sha256
+
+
+class Renaming(PostgresInteractions):
+    """A store whose catalogue is written again as soon as a view has told its days."""
+
+    def __init__(self, dsn: str) -> None:
+        super().__init__(Database(dsn))
+        self._other = store_of(dsn)
+
+    def view(self, domain: str, until_ms: int | None, work: Callable[[EventView], T]) -> T:
+        def renamed_meanwhile(view: EventView) -> T:
+            view.days()
+            self._other.put_items([Item("a", "movies", "after")])
+            return work(view)
+
+        return super().view(domain, until_ms, renamed_meanwhile)
+
+
+def test_the_catalogue_is_of_the_moment_of_the_events(postgres: str, tmp_path: Path) -> None:
+    store_of(postgres, log(10, days=5)).put_items([Item("a", "movies", "before")])
+    assert [item.title for item in take(Renaming(postgres), "movies", tmp_path).catalogue()] == ["before"]
+    assert [item.title for item in store_of(postgres).items("movies")] == ["after"]
+
+
+def test_a_snapshot_is_opened_by_its_hash_after_the_log_has_grown(postgres: str, tmp_path: Path) -> None:
+    store = store_of(postgres, log(200, days=112))
+    store.put_items([Item("a", "movies", "Alien")])
+    first = take(store, "movies", tmp_path)
+    store.write([batch([event(999_999, ts=first.window.end_ms)])])
+    store.put_items([Item("a", "movies", "Aliens")])
+    assert take(store, "movies", tmp_path).sha256 != first.sha256
+    assert opened("movies", tmp_path, first.sha256) == first
+    assert opened("movies", tmp_path, "0" * 64) is None
+    assert opened("products", tmp_path, first.sha256) is None
+
+
+def test_a_snapshot_that_was_opened_is_kept_for_another_grace(postgres: str, tmp_path: Path) -> None:
+    store = store_of(postgres, log(200, days=112))
+    first = take(store, "movies", tmp_path)
+    old = time.time() - GRACE.total_seconds() - 60
+    for path in (tmp_path / "movies").iterdir():
+        os.utime(path, (old, old))
+    assert opened("movies", tmp_path, first.sha256) == first
+    store.write([batch([event(999_999, ts=first.window.end_ms)])])
+    store.put_items([Item("a", "movies", "Alien")])
+    take(store, "movies", tmp_path)
+    take(store, "movies", tmp_path)
+    assert opened("movies", tmp_path, first.sha256) == first
+
+
+@pytest.mark.parametrize("part", ["snapshot-*", "catalogue-*", "2*.parquet"])
+@pytest.mark.parametrize("damage", ["missing", "torn", "altered"])
+def test_a_snapshot_with_a_part_that_is_not_whole_is_not_opened(
+    postgres: str, tmp_path: Path, part: str, damage: str
+) -> None:
+    store = store_of(postgres, log(100, days=10))
+    store.put_items([Item("a", "movies", "Alien")])
+    taken = take(store, "movies", tmp_path)
+    (path,) = (tmp_path / "movies").glob(part)
+    raw = path.read_bytes()
+    path.unlink()
+    if damage == "torn":
+        path.write_bytes(raw[:-1])
+    elif damage == "altered":
+        path.write_bytes(
+            raw.replace(b'"events":100', b'"events":101').replace(b"Alien", b"Alias").replace(b"PAR1", b"PAR2")
+        )
+    assert opened("movies", tmp_path, taken.sha256) is None
+    assert take(store, "movies", tmp_path) == taken
+    assert opened("movies", tmp_path, taken.sha256) == taken
+
+
+def attempt_of(home: Path, token: int) -> Watched:
+    return Watched(JobCheckpoints(home, FencingToken(token), bytes(32)), lambda _: None, time.monotonic)
+
+
+def test_a_later_attempt_trains_on_what_the_first_one_read_while_that_is_there(postgres: str, tmp_path: Path) -> None:
+    store = store_of(postgres, log(200, days=50))
+    store.put_items([Item("a", "movies", "Alien")])
+
+    def attempted(token: int) -> TrainingData:
+        attempt = attempt_of(tmp_path / "job", token)
+        return read_training_data(store, MOVIES, tmp_path, None, attempt, impressions=True)
+
+    first = attempted(1)
+    store.write([batch([event(999_999, ts=20_060 * DAY_MS)])])
+    store.put_items([Item("a", "movies", "Aliens")])
+    again = attempted(2)
+    assert again.snapshot_sha256 == first.snapshot_sha256
+    assert_same(again.interactions, first.interactions)
+    assert again.catalogue == first.catalogue
+    another = read_training_data(store, MOVIES, tmp_path, None, Unwatched(), impressions=False)
+    assert len(another.interactions) == len(first.interactions) + 1
+    for path in (tmp_path / "movies").glob("2*.parquet"):
+        path.unlink()
+    anew = attempted(3)
+    assert anew.snapshot_sha256 == another.snapshot_sha256 != first.snapshot_sha256
+    assert anew.catalogue["a"].title == "Aliens"
+    store.write([batch([event(999_998, ts=20_061 * DAY_MS)])])
+    assert attempted(4).snapshot_sha256 == anew.snapshot_sha256
+
+
 def test_a_busy_block_has_a_file_a_day_and_a_late_event_costs_one(postgres: str, tmp_path: Path) -> None:
     store = store_of(postgres, log(FILE_EVENTS, days=4))
     assert len(take(store, "movies", tmp_path).partitions) == 1
@@ -235,7 +358,8 @@ def test_what_no_later_snapshot_needs_is_removed_after_a_grace(postgres: str, tm
         os.utime(path, (old, old))
     assert take(store, "movies", tmp_path) == second
     kept = {path.name for path in directory.iterdir()}
-    assert kept == {f"snapshot-{second.sha256}.json", *(each.name for each in second.partitions)}
+    catalogue = f"catalogue-{second.catalogue_sha256}.json"
+    assert kept == {f"snapshot-{second.sha256}.json", catalogue, *(each.name for each in second.partitions)}
 
 
 def test_a_worker_killed_while_it_reads_leaves_nothing_that_harms(postgres: str, tmp_path: Path) -> None:
@@ -276,8 +400,10 @@ def test_an_impression_is_taken_by_its_request_or_soon_after(postgres: str, tmp_
         event(13, EventType.SKIP, ts=T0 + 60_000, item_id="i3", request_id="r1"),
     ]
     snapshot = take(store_of(postgres, [*shown, *answers]), "movies", tmp_path)
-    assert snapshot.impressions().clicked.tolist() == [True, True, False, False]
-    assert snapshot.impressions(window_ms=2 * DAY_MS).clicked.tolist() == [True, True, True, False]
+    assert snapshot.impressions().taken_ms.tolist() == [T0 + DAY_MS, T0 + 60_000, NEVER, NEVER]
+    longer = snapshot.impressions(window_ms=2 * DAY_MS)
+    assert longer.clicked.tolist() == [True, True, True, False]
+    assert longer.before(T0 + DAY_MS).clicked.tolist() == [False, True, False, False]
 
 
 @pytest.mark.parametrize("domain", ["", "..", "a/b", ".hidden"])

@@ -310,7 +310,8 @@ def test_an_artifact_younger_than_all_that_this_database_knows_is_no_orphan(work
     (made,) = workshop.versions()
     later = orphan(workshop, made, "v900", -timedelta(hours=1))
     far_future = datetime.now(UTC) + timedelta(days=30)
-    assert remove_orphans(workshop.stores.artifacts, workshop.stores.registry, far_future) == []
+    stores, day = workshop.stores, timedelta(days=1)
+    assert remove_orphans(stores.artifacts, stores.registry, stores.queue, MOVIES, far_future, day) == []
     let_age(later, timedelta(days=2))
-    assert remove_orphans(workshop.stores.artifacts, workshop.stores.registry, far_future) == [(MOVIES, "v900")]
+    assert remove_orphans(stores.artifacts, stores.registry, stores.queue, MOVIES, far_future, day) == ["v900"]
     assert not later.exists()

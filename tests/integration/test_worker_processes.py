@@ -17,19 +17,29 @@ import psutil
 import psycopg2
 import pytest
 
+from online_models.contracts.artifacts import Manifest
+from online_models.contracts.events import Item
 from online_models.contracts.ids import ModelName, ModelVersion
-from online_models.contracts.jobs import JobState, JobStatus, NewJob, TrainAls
+from online_models.contracts.jobs import JobPayload, JobState, JobStatus, NewJob, Start, TrainAls, TrainTwoTower
 from online_models.settings import StoreSettings
 from online_models.stores.embedded import Endpoints
-from retrain_workers.app import Stores, connected
-from retrain_workers.publish import remove_orphans
+from retrain_workers.app import Stores, connected, rules_of
+from retrain_workers.attempt import Unwatched
+from retrain_workers.cycle import run_job
+from retrain_workers.publish import Prepared, remove_orphans
+from retrain_workers.registry.mirror import mirror
+from retrain_workers.registry.mlflow_rest import MlflowServer
+from retrain_workers.settings import WorkerSettings
 from tests.clustered_world import as_batch, clustered_events
+from tests.samples import SHA256, manifest
+from tests.tracking_server import tracking_server
 
 ROOT = Path(__file__).parents[2]
 MOVIES = ModelName("movies")
 SHORT = TrainAls(factors=4, iterations=2, half_life_days=60.0, holdout_fraction=0.2)
 LENGTHY = TrainAls(factors=8, iterations=20_000, half_life_days=60.0, holdout_fraction=0.2)
 ENDLESS = TrainAls(factors=8, iterations=100_000_000, half_life_days=60.0, holdout_fraction=0.2)
+TOWERS = TrainTwoTower(SHORT, start=Start.COLD, dimensions=8, hidden=8, epochs=12, batch_size=8)
 
 
 @dataclass(frozen=True)
@@ -39,7 +49,7 @@ class Works:
     stores: Stores
     found: StoreSettings
 
-    def environment(self, lease_seconds: float = 30.0) -> dict[str, str]:
+    def environment(self, lease_seconds: float = 30.0, mlflow_uri: str = "") -> dict[str, str]:
         """Of a worker process."""
         return {
             **os.environ,
@@ -50,14 +60,16 @@ class Works:
             "PENSTOCK_WORKER_LEASE_SECONDS": str(lease_seconds),
             "PENSTOCK_WORKER_POLL_SECONDS": "0.1",
             "PENSTOCK_WORKER_RETRY_BASE_SECONDS": "0.1",
+            "PENSTOCK_WORKER_MLFLOW_URI": mlflow_uri,
         }
 
     @contextmanager
-    def worker(self, *arguments: str, lease_seconds: float = 30.0) -> Iterator[psutil.Popen]:
+    def worker(self, *arguments: str, lease_seconds: float = 30.0, mlflow_uri: str = "") -> Iterator[psutil.Popen]:
         """A worker process that logs to `<home>/worker.log` and is gone when the block is left."""
         command = [sys.executable, "-m", "retrain_workers", "run", *arguments]
         with (self.found.home / "worker.log").open("ab") as log:
-            process = psutil.Popen(command, cwd=self.found.home, env=self.environment(lease_seconds), stderr=log)
+            environment = self.environment(lease_seconds, mlflow_uri)
+            process = psutil.Popen(command, cwd=self.found.home, env=environment, stderr=log)
         try:
             yield process
         finally:
@@ -80,13 +92,27 @@ class Works:
             ((found,),) = cursor.fetchall()
         return int(found)
 
-    def submit(self, payload: TrainAls, model: ModelName = MOVIES) -> None:
-        assert self.stores.queue.submit(NewJob(model, f"trigger of {model}", "test", payload)) is not None
+    def submit(self, payload: JobPayload, model: ModelName = MOVIES, trigger: str = "trigger") -> None:
+        assert self.stores.queue.submit(NewJob(model, f"{trigger} of {model}", "test", payload)) is not None
 
     def execute(self, statement: str) -> None:
         with closing(psycopg2.connect(self.found.postgres_dsn)) as connection, connection.cursor() as cursor:
             cursor.execute(statement)
             connection.commit()
+
+    def trained_here(self, payload: JobPayload) -> Manifest:
+        """The version of a job done in this process."""
+        self.submit(payload, trigger="another trigger")
+        job = self.stores.queue.claim("test", timedelta(minutes=10))
+        assert job is not None
+        made = run_job(job, self.stores, rules_of(WorkerSettings()), datetime.now(UTC), Unwatched())
+        assert isinstance(made, Prepared), made
+        self.stores.queue.publish(job, made.manifest, made.manifest_sha256)
+        return made.manifest
+
+    def published(self) -> Manifest:
+        """The youngest version."""
+        return self.stores.registry.versions(MOVIES)[-1].manifest
 
     def log(self) -> str:
         return (self.found.home / "worker.log").read_text()
@@ -192,9 +218,30 @@ def test_a_job_whose_processes_are_killed_at_random_is_published_once_and_leaves
         eventually(lambda: works.job()[0] == "done")
     (version,) = works.versions()
     works.stores.artifacts.read(MOVIES, version)
-    remove_orphans(works.stores.artifacts, works.stores.registry, datetime.now(UTC) + timedelta(days=30))
-    assert [path.name for path in (works.found.artifacts / MOVIES).glob("[!.]*")] == [version]
+    stores, soon = works.stores, datetime.now(UTC) + timedelta(seconds=5)
+    remove_orphans(stores.artifacts, stores.registry, stores.queue, MOVIES, soon, timedelta(0))
+    stores.artifacts.remove_unfinished(MOVIES, soon)
+    assert [path.name for path in (works.found.artifacts / MOVIES).iterdir()] == [version]
     assert not any((works.found.home / "checkpoints").glob("*"))
+
+
+def test_a_killed_job_goes_on_where_it_was_though_the_log_has_grown_and_the_catalogue_has_changed(works: Works) -> None:
+    works.stores.interactions.put_items([Item("item-1", MOVIES, "the storm", ["drama"])])
+    undisturbed = works.trained_here(TOWERS)
+    works.submit(TOWERS)
+    with works.worker(lease_seconds=1.0) as killed:
+        eventually(lambda: any((works.found.home / "checkpoints").glob("*/judged-two_tower.*")))
+        killed.kill()
+    works.stores.interactions.write([as_batch(clustered_events(2, events=50))])
+    works.stores.interactions.put_items([Item("item-1", MOVIES, "the garden", ["comedy"])])
+    with works.worker(lease_seconds=1.0):
+        eventually(lambda: works.stores.queue.statuses(MOVIES, 1)[0].state is JobState.DONE)
+    resumed = works.published()
+    assert resumed.version != undisturbed.version
+    assert (resumed.snapshot_sha256, resumed.files) == (undisturbed.snapshot_sha256, undisturbed.files)
+    (line,) = (line for line in works.log().splitlines() if "training.resumed" in line)
+    assert int(line.split("step=")[1].split()[0]) > 0
+    assert works.stores.queue.statuses(MOVIES, 1)[0].attempt == 2
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -207,6 +254,26 @@ def test_a_worker_asked_to_stop_gives_its_lease_back_and_leaves_cleanly(works: W
         assert is_dead(child)
     assert works.job() == ("queued", 0)
     assert "job.released" in works.log()
+
+
+def test_a_worker_asked_to_stop_as_it_mirrors_makes_no_further_request_and_leaves_the_rest_due(works: Works) -> None:
+    for number in range(5):
+        works.stores.registry.register(manifest(f"v{number}"), SHA256, "test")
+    with tracking_server() as (tracked, uri):
+        tracked.slow_seconds = 0.2
+        with works.worker(mlflow_uri=uri) as worker:
+            eventually(lambda: len(tracked.asked) >= 15)
+            worker.send_signal(signal.SIGTERM)
+            asked = len(tracked.asked)
+            assert worker.wait(10) == 0
+        assert len(tracked.asked) <= asked + 2  # one was on its way
+        assert len(tracked.runs) < 5
+        (waiting,) = works.stores.outbox.waiting()
+        assert (waiting.failures, waiting.error) == (0, None)
+        tracked.slow_seconds = 0
+        done = mirror(works.stores.outbox, works.stores.registry, MlflowServer(uri, timedelta(seconds=5)))
+        assert done.sent == waiting.entries
+        assert sorted(run.name for run in tracked.runs.values()) == [f"movies v{number}" for number in range(5)]
 
 
 def test_the_queue_can_be_looked_at(works: Works) -> None:

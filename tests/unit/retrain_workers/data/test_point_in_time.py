@@ -1,16 +1,15 @@
 """Point-in-time joins: the histories of events, checked one by one, and the leak that is planted in them."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from online_models.contracts.events import EventType
-from online_models.contracts.features import FeatureKind, FeatureSpec
-from online_models.contracts.ids import hash64
 from online_models.errors import TrainingError
 from retrain_workers.data.datasets import dataset_of
-from retrain_workers.data.point_in_time import Rows, check_no_leak, features_at, first_not_before, histories
+from retrain_workers.data.point_in_time import Rows, check_no_leak, first_not_before, histories
 from tests.clustered_world import as_interactions, clustered_events
 
 PAIRS = st.lists(st.tuples(st.integers(-2, 5), st.integers(0, 12)), max_size=40)
@@ -85,24 +84,15 @@ def test_joining_by_row_instead_of_time_is_caught_as_a_leak() -> None:
         check_no_leak(ts_ms[rows], target, ts_ms)
 
 
-HOUR = FeatureSpec("hour", FeatureKind.NUMERIC, "hour", tuple(EventType))
-GENRES = FeatureSpec("genres", FeatureKind.MULTI_VALUED, "features.genres", tuple(EventType))
-CROSS = FeatureSpec("cross", FeatureKind.CATEGORICAL, "hour*item_id", tuple(EventType))
-
-
-def test_features_of_some_rows_are_those_of_the_stream() -> None:
-    events = clustered_events(0, events=50)
-    rows = np.array([3, 40, 7])
-    found = features_at([HOUR, GENRES, CROSS], as_interactions(events), rows)
-    hours = [(events[row].ts // 3_600_000) % 24 for row in rows if isinstance(events[row].ts, int)]
-    assert found["hour"].numbers.tolist() == hours
-    words = [hash64(str((events[row].features or {})["genres"][0])) for row in rows]
-    assert found["genres"].words.tolist() == words
-    assert len(found["cross"].words) == 3
-
-
-@pytest.mark.parametrize("source", ["value", "type", "hour*type", "features.genres*value"])
-def test_a_feature_that_tells_the_outcome_of_its_own_event_is_refused(source: str) -> None:
-    spec = FeatureSpec("told", FeatureKind.CATEGORICAL, source, tuple(EventType))
-    with pytest.raises(TrainingError, match="feature told: expected a source known before the event"):
-        features_at([spec], as_interactions(clustered_events(0, events=5)), np.array([1]))
+@pytest.mark.parametrize("rows_too_many", [1, 2])
+def test_one_look_at_the_newest_entries_tells_a_leak_of_all(rows_too_many: int) -> None:
+    data = dataset_of(as_interactions(clustered_events(0, events=600)))
+    found = histories(data.user, data.ts_ms, data.user, data.ts_ms)
+    found.refuse_leak(data.ts_ms, data.ts_ms)
+    end = found.end.copy()
+    event = int(
+        np.flatnonzero(data.user == 3)[-rows_too_many]
+    )  # by a row too many the event itself, by two a later one
+    end[event] += rows_too_many
+    with pytest.raises(TrainingError, match=f"history of event {event} strictly before {data.ts_ms[event]} ms"):
+        replace(found, end=end).refuse_leak(data.ts_ms, data.ts_ms)

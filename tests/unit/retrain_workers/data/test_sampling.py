@@ -4,28 +4,13 @@ import math
 from dataclasses import replace
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from online_models.errors import TrainingError
 from retrain_workers.data.datasets import Dataset, dataset_of
-from retrain_workers.data.impressions import Impressions
-from retrain_workers.data.sampling import (
-    Negatives,
-    Rows,
-    calibrated,
-    event_keys,
-    kept,
-    kept_weights,
-    logit_correction,
-    negatives,
-    replay,
-    warm_rows,
-)
+from retrain_workers.data.impressions import NEVER, Impressions
+from retrain_workers.data.sampling import Negatives, Rows, event_keys, logit_correction, negatives, replayed
 from tests.clustered_world import as_interactions, clustered_events
-
-RATES = st.floats(0.01, 1.0)
 
 
 def world(events: int = 300) -> Dataset:
@@ -65,7 +50,7 @@ def impressions(shown: list[Shown]) -> Impressions:
         [None] * n,
         np.full(n, -1, np.int32),
         np.array(propensity, np.float64),
-        np.array(clicked, np.bool_),
+        np.where(np.array(clicked, np.bool_), 0, NEVER),
     )
 
 
@@ -166,72 +151,27 @@ def test_negatives_are_the_same_again_and_in_any_order_and_others_under_another_
     assert same(once, again)
 
 
-@given(rate=RATES, seed=st.integers(0, 2**63))
-def test_positives_are_all_kept_and_the_share_of_negatives_is_the_rate(rate: float, seed: int) -> None:
-    keys = np.arange(4_000, dtype=np.uint64) * np.uint64(7_919)
-    positive = np.arange(4_000) % 10 == 0
-    chosen = kept(positive, keys, rate, seed)
-    assert chosen[positive].all()
-    share = chosen[~positive].mean()
-    assert abs(share - rate) < 6 * math.sqrt(rate * (1 - rate) / 3_600) + 1e-9
-
-
-@pytest.mark.parametrize("rate", [0.0, -0.5, 1.5, math.nan])
-def test_a_rate_that_is_none_is_refused(rate: float) -> None:
-    with pytest.raises(TrainingError, match=r"rate within \(0, 1\]"):
-        kept(np.zeros(1, np.bool_), np.zeros(1, np.uint64), rate, 0)
-
-
-@settings(max_examples=20)
-@given(rate=st.floats(0.05, 1.0), values=st.lists(st.floats(-5, 5), min_size=20, max_size=20))
-def test_reweighted_sums_over_what_is_kept_are_unbiased(rate: float, values: list[float]) -> None:
-    value, positive = np.array(values), np.arange(20) % 4 == 0
-    keys = np.arange(20, dtype=np.uint64)
-    draws = 3_000
-    sums = np.empty(draws)
-    for seed in range(draws):
-        chosen = kept(positive, keys, rate, seed)
-        sums[seed] = (value[chosen] * kept_weights(positive[chosen], rate)).sum()
-    # the variance of a Horvitz-Thompson sum: Σ v² (1 - w) / w over the negatives
-    sd = math.sqrt((value[~positive] ** 2).sum() * (1 - rate) / rate / draws)
-    assert abs(sums.mean() - value.sum()) < 6 * sd + 1e-9
-
-
-@given(truth=st.floats(1e-6, 1 - 1e-6), rate=RATES)
-def test_calibration_undoes_what_down_sampling_does_to_a_probability(truth: float, rate: float) -> None:
-    # among kept events a share `rate` of the negatives is left
+@given(truth=st.floats(1e-6, 1 - 1e-6), rate=st.floats(0.01, 1.0))
+def test_the_correction_undoes_what_down_sampling_does_to_a_probability(truth: float, rate: float) -> None:
+    # among what is left there is a share `rate` of the negatives
     seen = truth / (truth + (1 - truth) * rate)
-    corrected = calibrated(np.array([seen]), rate)
-    np.testing.assert_allclose(corrected, truth, rtol=1e-9)
     logit = math.log(seen / (1 - seen)) + logit_correction(rate)
     assert math.isclose(1 / (1 + math.exp(-logit)), truth, rel_tol=1e-9)
 
 
-@given(sizes=st.lists(st.integers(0, 30), min_size=1, max_size=5), count=st.integers(0, 40), seed=st.integers(0, 9))
-def test_the_replay_of_a_whole_is_the_replay_of_its_parts_replays(sizes: list[int], count: int, seed: int) -> None:
-    keys = event_keys(world(sum(sizes))) if sum(sizes) else np.empty(0, np.uint64)
-    whole = replay(keys, count, seed)
-    assert whole.tolist() == sorted(set(whole.tolist()))
-    assert len(whole) == min(count, len(keys))
-    parts = np.split(keys, np.cumsum(sizes)[:-1])
-    merged = np.concatenate([part[replay(part, count, seed)] for part in parts])
-    assert set(merged[replay(merged, count, seed)].tolist()) == set(keys[whole].tolist())
+@given(old=st.integers(0, 60), new=st.integers(0, 60), share=st.floats(0, 3), seed=st.integers(0, 2**32))
+def test_a_share_of_the_new_examples_is_replayed_of_the_old_ones_none_twice(
+    old: int, new: int, share: float, seed: int
+) -> None:
+    rows = replayed(old, new, share, seed).tolist()
+    assert rows == sorted(set(rows))
+    assert len(rows) == min(old, round(share * new))
+    assert set(rows) <= set(range(old))
+    assert replayed(old, new, share, seed).tolist() == rows
 
 
-def test_every_event_is_as_likely_to_be_replayed() -> None:
-    keys = event_keys(world(50))
+def test_every_old_example_is_as_likely_to_be_replayed() -> None:
     chosen = np.zeros(50)
     for seed in range(4_000):
-        chosen[replay(keys, 10, seed)] += 1
+        chosen[replayed(50, 40, 0.25, seed)] += 1
     np.testing.assert_allclose(chosen / 4_000, 0.2, atol=5 * math.sqrt(0.16 / 4_000))
-
-
-def test_a_warm_start_sees_all_new_events_and_a_share_of_the_old_ones() -> None:
-    dataset = world(400)
-    since_ms = int(dataset.ts_ms[320])
-    rows = warm_rows(dataset.ts_ms, event_keys(dataset), since_ms, 0.25, 0)
-    assert rows.tolist() == sorted(rows.tolist())
-    assert set(range(320, 400)) < set(rows.tolist())
-    assert len(rows) == 80 + 20
-    everything = warm_rows(dataset.ts_ms, event_keys(dataset), since_ms, 9.0, 0)
-    assert everything.tolist() == list(range(400))

@@ -1,5 +1,7 @@
 """Boosted trees: what they learn, that they know nothing of the future, and that a seed decides everything."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -84,6 +86,28 @@ def test_features_are_what_was_known_at_the_moment(world: Dataset) -> None:
 def _names(known: Dataset, hashes: np.ndarray) -> list[str]:
     name = dict(zip(known.item_hashes().tolist(), known.items, strict=True))
     return [name[each] for each in hashes.tolist()]
+
+
+def test_log_odds_hold_for_all_candidates_though_few_were_examples(world: Dataset) -> None:
+    trees = fit(world, JOB, 10.0, CATEGORIES)
+    cuts = np.quantile(world.ts_ms, [0.7, 0.8, 0.9]).astype(np.int64)
+    older = als.fit(world.take(world.ts_ms < cuts[0]), JOB, 10.0)
+    taken, corrected, plain = 0, 0.0, 0.0
+    for begin in cuts:  # about the slices that the examples came from
+        parts = Split(
+            world.take(world.ts_ms < begin),
+            world.take((world.ts_ms >= begin) & (world.ts_ms < begin + cuts[1] - cuts[0])),
+            begin,
+        )
+        cases = cases_of(parts)
+        at_the_time = replace(trees, state=State.of(parts.history, older, CATEGORIES, JOB.half_life_days))
+        for case, candidates in zip(cases, at_the_time.state.candidates([case.history for case in cases]), strict=True):
+            odds = at_the_time.scores([case.history] * len(candidates), at_the_time.state.hashes[candidates])
+            corrected += (1 / (1 + np.exp(-odds))).sum()
+            plain += (1 / (1 + np.exp(trees.correction - odds))).sum()
+            taken += np.isin(at_the_time.state.hashes[candidates], case.relevant).sum()
+    assert 0.7 * taken < corrected < 1.4 * taken
+    assert plain > 2 * taken
 
 
 def test_too_little_gives_no_trees(world: Dataset) -> None:
