@@ -111,7 +111,7 @@ def drawn_towers(items: int, job: TrainTwoTower, rng: np.random.Generator) -> To
         for row, name in enumerate(ids)
     }
     content = ItemContent.of(ids, catalogue)
-    sizes = Sizes(items, len(content.categories), job.dimensions, job.hidden, job.recent, {})
+    sizes = Sizes(items, len(content.categories), job.members, job.dimensions, job.hidden, job.recent, {})
     begun = begin_parameters(sizes, int(rng.integers(2**31)))
     return Towers(
         {name: array + rng.normal(0, 0.2, array.shape).astype(np.float32) for name, array in begun.items()}, content

@@ -61,8 +61,8 @@ CHAMPION_SHARE: Final = 0.6
 MIN_RATING: Final = 4.0
 ALS, COLD, WARM, WITHOUT = "ALS, fold-in", "two towers, cold", "two towers, warm", "two towers, no logQ"
 PUT_BACK: Final = "the same, popularity put back"
-"""Its weight chosen before the test: without the correction scores are log odds over popularity, and what is put back is what
-the correction would have left in."""
+"""Its weight chosen before the test: without the correction scores are log odds over the popularity of all the data, and what is
+put back is the newest popularity."""
 
 STALE: Final = "two towers of 60 %"
 TIMES_ALS: Final = 1.15

@@ -45,7 +45,7 @@ def drawn_tower(rng: np.random.Generator, items: int) -> UserTower:
 
 
 def drawn_tower_tensors(rng: np.random.Generator, items: int) -> dict[str, F32]:
-    sizes = {"item_inputs": (items, 4), "attention_query": (3,), "place_bias": (6,), "mlp_hidden_bias": (5,)}
+    sizes = {"item_inputs": (items, 4), "attention_query": (2, 3), "place_bias": (2, 6), "mlp_hidden_bias": (2, 5)}
     shapes = expected_shapes({name: np.empty(shape, np.float32) for name, shape in sizes.items()})
     tensors = {name: np.asarray(rng.normal(size=shape), np.float32) for name, shape in shapes.items()}
     tensors["item_vectors"] /= np.linalg.norm(tensors["item_vectors"], axis=1, keepdims=True)

@@ -47,7 +47,8 @@ class TrainTwoTower(msgspec.Struct, frozen=True, tag="train_two_tower", tag_fiel
 
     als : how the factors beside it are fitted; its half-life, window, features and panes are those of the whole job
     start : `warm` goes on from the champion's towers where it has some, and from nothing when the gate refuses that
-    dimensions, hidden : length of a vector, and of the hidden layer of the user tower
+    members : towers that are trained side by side, and whose scores are averaged
+    dimensions, hidden : length of a member's vector, and of the hidden layer of its user tower
     recent : newest items of a user that the user tower pools
     epochs, warm_epochs : passes over the data, from nothing and from the champion
     replay_share : old events among those of a warm start, as a share of the new ones
@@ -55,6 +56,7 @@ class TrainTwoTower(msgspec.Struct, frozen=True, tag="train_two_tower", tag_fiel
 
     als: TrainAls = msgspec.field(default_factory=TrainAls)
     start: Start = Start.WARM
+    members: int = 2
     dimensions: int = 64
     hidden: int = 128
     recent: int = 50

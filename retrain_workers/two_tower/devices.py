@@ -1,12 +1,11 @@
 """Where two towers are trained: on one device by one process, or by several processes that torchrun or accelerate has launched.
 
-- One process: nothing but the module, its optimizer and a device; every operation deterministic, one thread on a CPU.
+- One process: nothing but the module, its optimizer and a device.
 - Several: accelerate averages the gradients. Each process takes its share of every batch, so that the negatives of a user are
-  those of its share.
+  those of its share. A worker is always one process; several are for a program of one's own that calls `fitting.train`:
+  `torchrun --standalone --nproc-per-node=2 program.py`.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Self
 
@@ -82,20 +81,3 @@ class Devices:
         """
         padded = np.resize(rows, -(-len(rows) // self.many) * self.many)
         return padded[self.number :: self.many]
-
-
-@contextmanager
-def deterministic(devices: Devices) -> Iterator[None]:
-    """The same inputs give the same bits: one thread, and none but deterministic operations.
-
-    On CUDA an operation that has no deterministic form is let pass: there equality is not promised.
-    """
-    threads, before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    torch.set_num_threads(1)
-    torch.use_deterministic_algorithms(True, warn_only=devices.device.type == "cuda")
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-        torch.use_deterministic_algorithms(before, warn_only=warn_only)

@@ -103,11 +103,12 @@ class Examples:
 
     @classmethod
     def of(cls, data: TowerData, half_life_days: float) -> Self:
-        """All examples of the data."""
+        """All examples of the data. Raises TrainingError when a history leaks."""
         user = np.asarray(data.user, np.int64)
         item = np.asarray(data.item, np.int64)
         first = np.sort(np.unique(user * max(1, len(data.items)) + item, return_index=True)[1])
         before = histories(user, data.ts_ms, user[first], data.ts_ms[first])
+        before.refuse_leak(data.ts_ms, data.ts_ms[first])
         return cls(
             user=user[first],
             target=item[first],

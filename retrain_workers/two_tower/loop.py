@@ -3,12 +3,14 @@
 - The order of a pass and what is dropped follow from seed and step alone, so that a checkpoint is parameters, the optimizer's
   moments and a step, and a resumed run ends with the same bits.
 - A checkpoint of another job, of other data or of another torch is not gone on from.
-- q, how often an item is drawn as a negative, is counted over the examples of the very pass that draws it.
+- q, how often an item is drawn as a negative, is counted over the examples of the very pass that draws it; p, how popular it was
+  at an example, over all that came before.
 """
 
+import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -21,9 +23,13 @@ from safetensors.numpy import load, save
 
 from online_models.errors import TrainingError
 from retrain_workers.attempt import Attempt
-from retrain_workers.two_tower.devices import Devices, deterministic
+from retrain_workers.determinism import deterministic
+from retrain_workers.two_tower.devices import Devices
 from retrain_workers.two_tower.examples import Examples
 from retrain_workers.two_tower.network import TABLES, BatchTensors, Towers
+from retrain_workers.two_tower.popularity import PopularityThen
+
+_LOG = logging.getLogger(__name__)
 
 F32 = npt.NDArray[np.float32]
 I64 = npt.NDArray[np.int64]
@@ -45,7 +51,7 @@ _MOMENTS: Final = ("exp_avg", "exp_avg_sq", "step")
 class Schedule:
     """passes : rows of the examples of each pass, in any order; batch_size : examples of a step
     learning_rate : at its highest; length : items of a history; seed : of the orders and of what is dropped
-    corrected : whether log q is taken from the logits
+    corrected : whether log q is taken from the logits, and the log of popularity added
     """
 
     passes: Sequence[I64]
@@ -80,14 +86,12 @@ class _About(msgspec.Struct, frozen=True):
     identity: str
     step: int
     loss: float | None
-    note: float | None
 
 
 class Loop:
     """Training under way.
 
     step : steps done; loss : smoothed, None before the first
-    note : a number found between two passes, None before that
     """
 
     def __init__(
@@ -97,9 +101,9 @@ class Loop:
         self.towers = towers.to(devices.device)
         self.step = 0
         self.loss: float | None = None
-        self.note: float | None = None
         self._examples, self._schedule, self._attempt = examples, schedule, attempt
         self._identity, self._devices = identity, devices
+        self._popularity = PopularityThen.of(examples.target, examples.items)
         tables = [parameter for name, parameter in towers.named.items() if name in TABLES]
         others = [parameter for name, parameter in towers.named.items() if name not in TABLES]
         groups = [{"params": tables, "weight_decay": WEIGHT_DECAY}, {"params": others, "weight_decay": 0.0}]
@@ -119,29 +123,26 @@ class Loop:
         counts = self._examples.counts(order)
         # q_j of what is drawn at all; others are no targets of this pass
         log_q = np.log(np.maximum(counts, 1) / max(1, len(order))).astype(np.float32)
-        if not self._schedule.corrected:
-            log_q[:] = 0
         self._module.train()
         size = self._schedule.batch_size
-        with deterministic(self._devices):
+        with deterministic(self._devices.device):
             while self.step < last:
                 at = (self.step - first) * size
                 self._learn(order[at : at + size], log_q)
         self._keep()
 
-    def noted(self, find: Callable[[], float]) -> float:
-        """A number that is found once in a training, by its state between two passes; a resumed run still has it."""
-        if self.note is None:
-            self.note = find()
-        return self.note
-
     def _learn(self, rows: I64, log_q: F32) -> None:
         """One step."""
-        batch = self._examples.batch(self._devices.share(rows), self._schedule.length)
+        rows = self._devices.share(rows)
+        batch = self._examples.batch(rows, self._schedule.length)
+        offsets = np.zeros((len(rows), len(rows)), np.float32)
+        if self._schedule.corrected:
+            targets = self._examples.target[rows]
+            offsets = self._popularity.at(rows, targets) - log_q[targets]
         for group in self._optimizer.param_groups:
             group["lr"] = self._schedule.rate(self.step)
         self._optimizer.zero_grad()
-        loss = self._module(BatchTensors.of(batch, log_q, self._devices.device), self._seed())
+        loss = self._module(BatchTensors.of(batch, offsets, self._devices.device), self._seed())
         self._devices.backward(loss)
         self._optimizer.step()
         self.step += 1
@@ -166,7 +167,7 @@ class Loop:
 
     def state(self) -> bytes:
         """Everything that a resumed run needs; the same state gives the same bytes."""
-        about = msgspec.json.encode(_About(self._identity, self.step, self.loss, self.note))
+        about = msgspec.json.encode(_About(self._identity, self.step, self.loss))
         tensors = {_ABOUT: np.frombuffer(about, np.uint8)}
         for name, parameter in self.towers.named.items():
             tensors[f"parameter/{name}"] = parameter.detach().cpu().numpy()
@@ -183,7 +184,7 @@ class Loop:
             return
         if about.identity != self._identity:
             return
-        self.step, self.loss, self.note = about.step, about.loss, about.note
+        self.step, self.loss = about.step, about.loss
         with torch.no_grad():
             for name, parameter in self.towers.named.items():
                 parameter.copy_(torch.from_numpy(tensors[f"parameter/{name}"]))
@@ -194,3 +195,4 @@ class Loop:
                         for moment, array in moments.items()
                         if array is not None
                     }
+        _LOG.info("training.resumed phase=%s step=%d steps=%d", PHASE, self.step, sum(self._schedule.steps))

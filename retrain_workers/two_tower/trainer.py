@@ -41,6 +41,7 @@ class TwoTowerModel:
         """Those of the factors, and what the towers are made of."""
         job = self.job
         towers = {
+            "members": job.members,
             "dimensions": job.dimensions,
             "hidden": job.hidden,
             "recent": job.recent,

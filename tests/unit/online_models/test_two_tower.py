@@ -15,13 +15,16 @@ from online_models.two_tower import F32, UserTower, expected_shapes
 
 SEEDS = st.integers(0, 2**32 - 1)
 EXTREMES = np.array([0, 1e-45, -1e-45, 1e-20, 0.5, -1, 3, 1e20, -1e20, 3.4e38, -3.4e38], np.float32)
+SIZES = ("attention_query", "place_bias", "mlp_hidden_bias")
 Tensors = dict[str, F32]
 Rows = npt.NDArray[np.int64]
+ALL = expected_shapes({name: np.empty((1, 1), np.float32) for name in ("item_inputs", *SIZES)})
+OF_MEMBERS = ALL.keys() - {"item_inputs", "item_vectors", "log_popularity", "log_temperature", "popularity_weight"}
 
 
-def shapes_of(items: int, d: int, a: int, h: int, length: int) -> dict[str, tuple[int, ...]]:
-    sizes = {"item_inputs": (items, d), "attention_query": (a,), "place_bias": (length,), "mlp_hidden_bias": (h,)}
-    tables = {"demographics.gender": (2, d), "demographics.age": (7, d)}
+def shapes_of(items: int, d: int, a: int, h: int, length: int, members: int = 1) -> dict[str, tuple[int, ...]]:
+    sizes = {name: (members, size) for name, size in zip(SIZES, (a, length, h), strict=True)}
+    tables = {"item_inputs": (items, members * d), "demographics.gender": (2,), "demographics.age": (7,)}
     return expected_shapes({name: np.empty(shape, np.float32) for name, shape in (sizes | tables).items()})
 
 
@@ -33,9 +36,9 @@ def with_unit_rows(tensors: Tensors) -> Tensors:
 
 
 def some_tensors(
-    rng: np.random.Generator, items: int = 9, d: int = 4, a: int = 3, h: int = 5, length: int = 6
+    rng: np.random.Generator, items: int = 9, d: int = 4, a: int = 3, h: int = 5, length: int = 6, members: int = 1
 ) -> Tensors:
-    shapes = shapes_of(items, d, a, h, length)
+    shapes = shapes_of(items, d, a, h, length, members)
     return with_unit_rows({name: np.asarray(rng.normal(size=shape), np.float32) for name, shape in shapes.items()})
 
 
@@ -51,8 +54,12 @@ def dot(one: Sequence[float], other: Sequence[float]) -> float:
 def written_out(
     tensors: Mapping[str, F32], rows: Sequence[int], places: Sequence[int], demographics: Mapping[str, int]
 ) -> list[float]:
-    """Oracle: h of the module's equations, loop by loop in float64."""
-    of = {name: tensor.astype(np.float64).tolist() for name, tensor in tensors.items()}
+    """Oracle: h of the module's equations for a tower of one member, loop by loop in float64."""
+    assert len(tensors["start_score"]) == 1
+    of = {
+        name: (tensor[0] if name in OF_MEMBERS else tensor).astype(np.float64).tolist()
+        for name, tensor in tensors.items()
+    }
     scores, inputs = [of["start_score"]], [of["start_input"]]
     for row, place in zip(rows, places, strict=True):
         if row >= 0 and place < len(of["place_bias"]):
@@ -68,6 +75,14 @@ def written_out(
     hidden = [max(dot(w, x) + b, 0.0) for w, b in zip(of["mlp_hidden_weight"], of["mlp_hidden_bias"], strict=True)]
     out = zip(x, of["mlp_out_weight"], of["mlp_out_bias"], strict=True)
     return [a + dot(w, hidden) + b for a, w, b in out]
+
+
+def member_of(tensors: Mapping[str, F32], number: int) -> Tensors:
+    """A member of a tower as a tower of its own."""
+    d = tensors["start_input"].shape[1]
+    own = {name: tensor[number : number + 1] for name, tensor in tensors.items() if name in OF_MEMBERS}
+    rows = {name: tensor for name, tensor in tensors.items() if tensor.ndim == 2 and name not in OF_MEMBERS}
+    return dict(tensors) | own | {name: tensor[:, number * d : (number + 1) * d] for name, tensor in rows.items()}
 
 
 def unit(h: Sequence[float]) -> list[float]:
@@ -91,25 +106,29 @@ def csr(rng: np.random.Generator, users: int, items: int) -> tuple[Rows, Rows]:
     st.integers(0, 5),
     st.integers(0, 6),
     st.integers(0, 12),
+    st.integers(1, 3),
     st.booleans(),
 )
 @settings(max_examples=60, deadline=None)
 def test_vectors_are_the_equations_written_out_and_a_batch_is_its_users_one_by_one(
-    seed: int, items: int, d: int, a: int, h: int, length: int, known: bool
+    seed: int, items: int, d: int, a: int, h: int, length: int, members: int, known: bool
 ) -> None:
     rng = np.random.default_rng(seed)
-    tensors = some_tensors(rng, items, d, a, h, length)
+    tensors = some_tensors(rng, items, d, a, h, length, members)
     tower = UserTower.of(tensors)
     indptr, rows = csr(rng, 6, items)
     demographics = {"gender": rng.integers(-1, 2, 6), "age": rng.integers(-1, 7, 6)} if known else {}
     vectors = tower.vectors(indptr, rows, demographics=demographics)
-    assert vectors.shape == (6, d)
+    assert vectors.shape == (6, members * d)
     assert vectors.dtype == np.float32
     for user, vector in enumerate(vectors):
         own = rows[indptr[user] : indptr[user + 1]]
         values = {name: int(column[user]) for name, column in demographics.items()}
-        expected = unit(written_out(tensors, own.tolist(), places_of(own.tolist()), values))
-        assert np.allclose(vector, expected, atol=1e-6)
+        parts = [
+            unit(written_out(member_of(tensors, m), own.tolist(), places_of(own.tolist()), values))
+            for m in range(members)
+        ]
+        assert np.allclose(vector, np.concatenate(parts) / math.sqrt(members), atol=1e-6)
         assert np.array_equal(vector, tower.vector(own, demographics=values))
 
 
@@ -159,14 +178,14 @@ def test_a_tower_of_zeros_gives_zeros() -> None:
 
 def test_a_vector_that_is_too_small_to_be_squared_still_has_a_direction() -> None:
     tensors = with_unit_rows({name: np.zeros(shape, np.float32) for name, shape in shapes_of(3, 2, 1, 1, 1).items()})
-    tensors |= {"start_score": np.asarray(-700, np.float32), "start_input": np.array([3, 4], np.float32)}
+    tensors |= {"start_score": np.array([-700], np.float32), "start_input": np.array([[3, 4]], np.float32)}
     assert UserTower.of(tensors).vector(np.array([1])).tolist() == pytest.approx([0.6, 0.8])
 
 
 def test_a_newer_place_with_a_larger_bias_moves_the_vector_towards_its_item() -> None:
     tensors = {name: np.zeros(shape, np.float32) for name, shape in shapes_of(2, 2, 1, 1, 2).items()}
     tensors |= {"item_inputs": np.eye(2, dtype=np.float32), "item_vectors": np.eye(2, dtype=np.float32)}
-    tensors["place_bias"] = np.array([math.log(3), 0], np.float32)
+    tensors["place_bias"] = np.array([[math.log(3), 0]], np.float32)
     # weights 1/5 of a start vector of zeros, 1/5 and 3/5: along [1, 3]
     assert UserTower.of(tensors).vector(np.array([0, 1])).tolist() == pytest.approx([0.1**0.5, 0.9**0.5])
 
@@ -211,15 +230,16 @@ def replaced(name: str, tensor: object) -> Callable[[Tensors], Tensors]:
     [
         (without("item_inputs"), "expected tensors item_inputs, got attention_bias"),
         (without("start_score"), "missing or unknown: start_score"),
+        (replaced("item_inputs", np.zeros((9, 5), np.float32)), "equal parts for 2 members, got 5 entries"),
         (replaced("mlp_third_weight", [1]), "missing or unknown: mlp_third_weight"),
-        (replaced("attention_weight", np.zeros((4, 3), np.float32)), r"attention_weight: expected .*\(3, 4\), got .*\(4, 3\)"),
+        (replaced("attention_weight", np.zeros((2, 2, 3), np.float32)), r"attention_weight: .*\(2, 3, 2\), got .*\(2, 2, 3\)"),
         (replaced("item_inputs", [1, 2]), r"item_inputs: expected float32 \(2, 0\), got float32 \(2,\)"),
-        (replaced("place_bias", np.zeros((2, 3), np.float32)), r"place_bias: expected float32 \(6,\), got float32 \(2, 3\)"),
-        (replaced("start_score", [1]), r"start_score: expected float32 \(\), got float32 \(1,\)"),
-        (replaced("start_input", np.zeros(4)), r"start_input: expected float32 \(4,\), got float64 \(4,\)"),
+        (replaced("place_bias", np.zeros((3, 4), np.float32)), r"place_bias: expected float32 \(2, 6\), got float32 \(3, 4\)"),
+        (replaced("start_score", [1]), r"start_score: expected float32 \(2,\), got float32 \(1,\)"),
+        (replaced("start_input", np.zeros((2, 2))), r"start_input: expected float32 \(2, 2\), got float64 \(2, 2\)"),
         (replaced("demographics.age", np.zeros((7, 5), np.float32)), r"demographics.age: expected float32 \(7, 4\)"),
         (replaced("demographics.age", 1), r"demographics.age: expected float32 \(4,\), got float32 \(\)"),
-        (replaced("mlp_out_bias", [0, np.nan, 0, np.inf]), "mlp_out_bias: expected finite values, got 2 others"),
+        (replaced("mlp_out_bias", [[0, np.nan], [0, np.inf]]), "mlp_out_bias: expected finite values, got 2 others"),
         (replaced("item_vectors", np.ones((9, 4), np.float32)), "item_vectors: expected rows of length 1, got 9 of another"),
         (replaced("item_vectors", np.full((9, 4), 3e38, np.float32)), "expected rows of length 1, got 9 of another"),
         (replaced("log_temperature", -21), "log_temperature: expected at most 20.0 either way, got -21"),
@@ -227,7 +247,7 @@ def replaced(name: str, tensor: object) -> Callable[[Tensors], Tensors]:
 )  # fmt: skip
 def test_a_broken_file_is_refused_with_what_was_expected(broken: Callable[[Tensors], Tensors], message: str) -> None:
     with pytest.raises(ArtifactError, match=message):
-        UserTower.of(broken(some_tensors(np.random.default_rng(3))))
+        UserTower.of(broken(some_tensors(np.random.default_rng(3), d=2, members=2)))
 
 
 def test_histories_and_demographics_out_of_range_are_refused() -> None:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from online_models.errors import TrainingError
-from retrain_workers.two_tower.devices import Devices, deterministic
+from retrain_workers.two_tower.devices import Devices
 
 ROOT = Path(__file__).parents[4]
 PROGRAM = """
@@ -66,16 +66,6 @@ def test_a_device_that_is_not_there_is_refused() -> None:
         assert Devices.of("auto").device.type == "cpu"
         with pytest.raises(TrainingError, match="a CUDA device"):
             Devices.of("cuda")
-
-
-def test_torch_is_deterministic_within_and_as_it_was_after() -> None:
-    def state() -> tuple[int, bool]:
-        return torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-
-    before = state()
-    with deterministic(Devices.of("cpu")):
-        assert state() == (1, True)
-    assert state() == before
 
 
 @pytest.mark.slow

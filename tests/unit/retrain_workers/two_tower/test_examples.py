@@ -1,6 +1,7 @@
 """Examples against a slow reading of the same events, one by one; no history holds what came at its event's time or later."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,9 @@ from hypothesis import strategies as st
 
 from online_models.errors import TrainingError
 from online_models.interactions import DAY_MS
+from retrain_workers.data import point_in_time
 from retrain_workers.data.datasets import Dataset
+from retrain_workers.data.point_in_time import Histories
 from retrain_workers.two_tower.examples import Examples, TowerData, decayed_weights
 
 Event = tuple[int, int, int]
@@ -69,6 +72,20 @@ def test_a_batch_names_every_item_once(given: list[Event], seed: int) -> None:
 def test_a_basket_is_no_history_of_itself_and_has_one_for_what_follows() -> None:
     examples = Examples.of(data_of([(1, 0, 0), (1, 0, 1), (2, 0, 2)]), 30.0)
     assert examples.histories(np.arange(3), 3).tolist() == [[-1, -1, -1], [-1, -1, -1], [1, 0, -1]]
+
+
+def test_a_join_that_leaks_gives_no_examples(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = [(0, 0, 1), (5, 0, 2), (5, 0, 3)]
+    Examples.of(data_of(given), 30.0)
+    monkeypatch.setattr("retrain_workers.two_tower.examples.histories", one_row_too_many)
+    with pytest.raises(TrainingError, match="leak"):
+        Examples.of(data_of(given), 30.0)
+
+
+def one_row_too_many(key: np.ndarray, ts_ms: np.ndarray, at_key: np.ndarray, at_ms: np.ndarray) -> Histories:
+    """A join by row: what came at the same time is history."""
+    found = point_in_time.histories(key, ts_ms, at_key, at_ms)
+    return replace(found, end=found.end + 1)
 
 
 def test_the_half_life_is_no_less_than_a_fourth_of_the_span() -> None:

@@ -19,10 +19,8 @@ from retrain_workers.attempt import Unwatched
 from retrain_workers.data.datasets import Dataset, dataset_of
 from retrain_workers.data.splits import split
 from retrain_workers.two_tower import fitting, loop
-from retrain_workers.two_tower.examples import Examples, TowerData
-from retrain_workers.two_tower.fitting import TRAINING_FILE, TrainedTowers, best_popularity_weight, train
-from retrain_workers.two_tower.items import ItemContent
-from retrain_workers.two_tower.network import Sizes, Towers, begin_parameters
+from retrain_workers.two_tower.examples import TowerData
+from retrain_workers.two_tower.fitting import TRAINING_FILE, TrainedTowers, train
 from retrain_workers.validation.evaluation import cases_of, history_of, popularity_of, score
 from tests.clustered_world import GROUPS, HOUR_MS, ITEMS, START_MS, as_interactions, clustered_events
 
@@ -216,22 +214,10 @@ def test_other_sizes_and_a_cold_job_begin_from_nothing(
     items, data = list(before.items), data_of(world)
     assert warm_towers(data, champion, items, dimensions=8).start is Start.COLD
     assert warm_towers(data, champion, items, recent=5).start is Start.COLD
+    assert warm_towers(data, champion, items, members=1).start is Start.COLD
     assert warm_towers(data, champion, items[1:]).start is Start.COLD
     cold = train(data, replace(JOB, start=Start.COLD), champion.training, items, Unwatched(), since_ms=SINCE_MS)
     assert cold.start is Start.COLD
-
-
-@pytest.mark.parametrize("popular", [True, False])
-def test_popularity_gets_weight_where_it_foresees_what_is_taken(popular: bool) -> None:
-    """Towers that say hardly anything; people who take what was popular before, or what was not, which they make popular."""
-    items = [f"item-{j}" for j in range(20)]
-    rng = np.random.default_rng(0)
-    before, taken = rng.integers(0, 10, 400), rng.integers(0, 10, 4_000) + (0 if popular else 10)
-    item, many = np.concatenate([before, taken]), 4_400
-    data = TowerData(items, {}, np.arange(many), item, np.arange(many), np.ones(many, np.float32))
-    towers = Towers(begin_parameters(Sizes(20, 0, 8, 8, 5, {}), 0), ItemContent.of(items, {}))
-    weight = best_popularity_weight(towers, Examples.of(data, 30.0), np.arange(400, many), 5)
-    assert weight > 0 if popular else weight == 0
 
 
 def test_no_score_is_larger_than_the_blend_takes(trained: TrainedTowers) -> None:
@@ -242,7 +228,7 @@ def test_no_score_is_larger_than_the_blend_takes(trained: TrainedTowers) -> None
 
 
 @pytest.mark.parametrize(
-    "change", [{"dimensions": 0}, {"epochs": 0}, {"learning_rate": np.inf}, {"replay_share": -1.0}]
+    "change", [{"members": 0}, {"dimensions": 0}, {"epochs": 0}, {"learning_rate": np.inf}, {"replay_share": -1.0}]
 )
 def test_settings_out_of_range_are_refused(world: Dataset, change: dict[str, float]) -> None:
     with pytest.raises(TrainingError, match="positive settings"):

@@ -1,5 +1,6 @@
 """The network in torch: its loss as loops, its users as the torch-free tower has them, its beginnings."""
 
+import itertools
 import math
 
 import numpy as np
@@ -15,7 +16,7 @@ from retrain_workers.two_tower.examples import Batch
 from retrain_workers.two_tower.items import ItemContent
 from retrain_workers.two_tower.network import BatchTensors, Sizes, Towers, begin_parameters
 
-ITEMS, D, HIDDEN, LENGTH = 7, 6, 5, 4
+ITEMS, MEMBERS, D, HIDDEN, LENGTH = 7, 2, 6, 5, 4
 CPU = torch.device("cpu")
 CATALOGUE = {f"i{row}": Item(f"i{row}", "m", f"word{row % 3} other", [f"c{row % 2}"]) for row in range(ITEMS - 1)}
 CONTENT = ItemContent.of([f"i{row}" for row in range(ITEMS)], CATALOGUE)
@@ -23,7 +24,7 @@ SEEDS = st.integers(0, 2**31 - 1)
 
 
 def towers(seed: int, demographics: dict[str, int] | None = None) -> Towers:
-    sizes = Sizes(ITEMS, len(CONTENT.categories), D, HIDDEN, LENGTH, demographics or {})
+    sizes = Sizes(ITEMS, len(CONTENT.categories), MEMBERS, D, HIDDEN, LENGTH, demographics or {})
     rng = np.random.default_rng(seed)
     begun = begin_parameters(sizes, seed)
     # nothing is left at zero: an attention that is off would hide a mistake
@@ -67,21 +68,23 @@ def test_the_loss_is_the_sampled_softmax_with_its_corrections(seed: int) -> None
     items = np.sort(rng.permutation(ITEMS)[:5])
     history = np.where(rng.random((6, LENGTH)) < 0.5, rng.integers(0, 5, (6, LENGTH)), -1)
     batch = Batch(items, rng.integers(0, 5, 6), history, rng.random(6).astype(np.float32) + 0.5, {})
-    log_q = np.log(rng.random(ITEMS)).astype(np.float32)
+    offsets = np.log(rng.random((6, 6))).astype(np.float32)
     network = towers(seed)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tower_network, "DROPPED", 0.0)
-        loss = float(network(BatchTensors.of(batch, log_q, CPU), seed).detach())
+        loss = float(network(BatchTensors.of(batch, offsets, CPU), seed).detach())
     rows = np.where(history >= 0, items[history], -1)
     users, vectors = network.user_vectors(rows), network.served()["item_vectors"]
     temperature = math.exp(network.served()["log_temperature"])
     losses = []
-    for user, own in enumerate(batch.targets.tolist()):
-        scores = {}
+    for member, (user, own) in itertools.product(range(MEMBERS), enumerate(batch.targets.tolist())):
+        part, scores = slice(member * D, (member + 1) * D), {}
         for other, target in enumerate(batch.targets.tolist()):
             met = target in history[user].tolist() or target == own
             if other == user or not met:
-                scores[other] = users[user] @ vectors[items[target]] / temperature - log_q[items[target]]
+                # parts of length 1 / sqrt(M), both of them
+                cosine = MEMBERS * users[user, part] @ vectors[items[target], part]
+                scores[other] = cosine / temperature + offsets[user, other]
         logarithm = math.log(sum(math.exp(score) for score in scores.values()))
         losses.append(batch.weights[user] * (logarithm - scores[user]))
     assert loss == pytest.approx(np.mean(losses), rel=1e-4, abs=1e-5)
@@ -91,9 +94,9 @@ def test_what_is_dropped_follows_from_the_seed_alone() -> None:
     batch = Batch(
         np.arange(5), np.array([0, 1, 2]), np.array([[3, 4]] * 3), np.ones(3, np.float32), {"age": np.arange(3)}
     )
-    sizes = Sizes(ITEMS, len(CONTENT.categories), D, HIDDEN, 2, {"age": 3})
+    sizes = Sizes(ITEMS, len(CONTENT.categories), MEMBERS, D, HIDDEN, 2, {"age": 3})
     network = Towers(begin_parameters(sizes, 1), CONTENT)
-    tensors = BatchTensors.of(batch, np.zeros(ITEMS, np.float32), CPU)
+    tensors = BatchTensors.of(batch, np.zeros((3, 3), np.float32), CPU)
     torch.manual_seed(1)
     first = float(network(tensors, 5).detach())
     torch.manual_seed(2)
@@ -110,7 +113,7 @@ def test_the_temperature_stays_in_bounds() -> None:
 
 
 def test_a_beginning_follows_from_the_seed_alone() -> None:
-    sizes = Sizes(ITEMS, 2, D, HIDDEN, LENGTH, {"age": 3})
+    sizes = Sizes(ITEMS, 2, MEMBERS, D, HIDDEN, LENGTH, {"age": 3})
     one, same, other = (begin_parameters(sizes, seed) for seed in (1, 1, 2))
     assert all(one[name].tobytes() == same[name].tobytes() for name in one)
     assert one["words"].tobytes() != other["words"].tobytes()
@@ -119,6 +122,6 @@ def test_a_beginning_follows_from_the_seed_alone() -> None:
 
 def test_a_catalogue_without_categories_works() -> None:
     content = ItemContent.of(["a", "b"], {})
-    network = Towers(begin_parameters(Sizes(2, 0, D, HIDDEN, LENGTH, {}), 0), content)
+    network = Towers(begin_parameters(Sizes(2, 0, MEMBERS, D, HIDDEN, LENGTH, {}), 0), content)
     assert np.isfinite(network.user_vectors(np.array([[0, 1, -1, -1], [-1] * 4]))).all()
     np.testing.assert_allclose(np.linalg.norm(network.served()["item_vectors"], axis=1), 1, rtol=1e-6)
