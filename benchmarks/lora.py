@@ -3,11 +3,14 @@
 - Quality on a tiny base of 2M weights, pretrained here on a generated catalogue (`topic_texts`) before the drift; nothing of it
   says how larger models learn. Each seed is another cycle: other choices to learn from, others to judge on.
 - The yardstick is full fine-tuning with AdamW, two epochs, on the same choices. Differences are paired by choice, over all seeds;
-  intervals hold 95 %. AUC of the taken item against five others, in the new regime and in the old one.
-- `placed words` begin with vectors of the words that the base was never shown, from what they stand with: full fine-tuning gains
-  by them too, and has a line with them; the yardstick is without, as it is commonly done.
+  intervals hold 95 %, and each seed's own difference stands beside them. AUC of the taken item against five others, in the new
+  regime and in the old one.
+- `placed words` begin with vectors of the words that the base was never shown, from what they stand with. Full fine-tuning gains
+  by them too, as by smaller batches: so each way is also compared with its like, full fine-tuning with the same vectors, epochs,
+  batches and choices. The yardstick of the targets is the plain recipe, as it is commonly done.
 - Full fine-tuning and adapters are run by the same code: the last layer at the answers alone, no logits of a whole vocabulary.
 - Time and memory also at 15M and 135M, of drawn weights (`lora_costs`): a cycle is the frozen part once and two epochs of steps.
+- Peak bytes are of tensors in memory. What is kept of the frozen layers lies in a file; `with it` counts that whole file too.
 - The recipes are all those that were tried to save 65 % of the time and 62 % of the memory at a loss of at most 1.2 %.
 - One thread, CPU time; on a GPU the time of the clock, in bfloat16.
 """
@@ -24,16 +27,17 @@ import torch
 from msgspec.structs import replace
 
 from benchmarks.lora_costs import EPOCHS, Cost, cost_of, costs_of
+from benchmarks.lora_ways import ALL_16, FULL, RECIPES, WAYS, Way, like_of
 from benchmarks.random_llamas import SHAPES
 from benchmarks.report import Machine, Target, result, table
 from benchmarks.topic_texts import TopicWorld, group_auc, topic_world
 from retrain_workers.attempt import Unwatched
-from retrain_workers.lora.adapters import ALL_LINEAR, AdapterShape, merged
+from retrain_workers.lora.adapters import AdapterShape, merged
 from retrain_workers.lora.base import BaseModel
 from retrain_workers.lora.choices import ChoiceGroups
 from retrain_workers.lora.cooccurrence import PlacedWords, placed_words
 from retrain_workers.lora.decoder import Decoder
-from retrain_workers.lora.fitting import Recipe, fit
+from retrain_workers.lora.fitting import fit
 from retrain_workers.lora.packing import PackedRow, Packer
 from retrain_workers.lora.scoring import packed_scores
 from retrain_workers.lora.tiny_base import MEDIUM, Pretraining, pretrain
@@ -41,7 +45,6 @@ from retrain_workers.lora.training import Plan, Trained, batches_of, train
 
 F64 = npt.NDArray[np.float64]
 
-LAYERS: Final = MEDIUM.layers
 SEEDS: Final = 3
 BASE_RATE: Final = 2e-3
 FULL_RATE: Final = 1e-3
@@ -49,66 +52,6 @@ Z95: Final = 1.96
 
 WITHIN: Final = -1.2
 TIME, MEMORY, LARGE_TIME = -65.0, -62.0, -75.0
-
-
-@dataclass(frozen=True, slots=True)
-class Way:
-    """One way to learn from new choices: full fine-tuning where there is no recipe; share : of the choices, the newest
-
-    words : full fine-tuning too begins with vectors of the new words
-    """
-
-    recipe: Recipe | None
-    epochs: int = 2
-    groups_per_batch: int = 24
-    share: float = 1.0
-    words: bool = False
-
-    @property
-    def shape(self) -> AdapterShape | None:
-        return self.recipe.shape if self.recipe else None
-
-
-def low_rank(
-    rank: int = 16,
-    top: int = LAYERS,
-    *,
-    epochs: int = 2,
-    rate: float = 5e-3,
-    up: float = 1.0,
-    batch: int = 24,
-    dropout: float = 0.0,
-    linear: bool = False,
-    words: bool = True,
-    share: float = 1.0,
-) -> Way:
-    """Adapters in the top layers, of q_proj and v_proj or of all linear maps; words : begin with vectors of the new ones."""
-    targets = ALL_LINEAR if linear else AdapterShape().targets
-    shape = AdapterShape(rank, 2.0 * rank, dropout, LAYERS - top, targets)
-    return Way(Recipe(shape, epochs, rate, up, batch, placed_words=words), epochs, batch, share)
-
-
-FULL: Final = "full, 2 epochs"
-FULL_PLACED: Final = "full, 2 epochs, placed words"
-ALL_16: Final = "all_layers r16"
-WAYS: Final[Mapping[str, Way]] = {
-    FULL: Way(None),
-    "full, 1 epoch": Way(None, epochs=1),
-    "all_layers r8": low_rank(8, dropout=0.05, words=False),
-    ALL_16: low_rank(dropout=0.05, words=False),
-    "all_layers r32": low_rank(32, dropout=0.05, words=False),
-    "top_layers r16, top 2": low_rank(top=2, dropout=0.05, words=False),
-}
-RECIPES: Final[Mapping[str, Way]] = {
-    FULL_PLACED: Way(None, words=True),
-    "full, 1 epoch, placed words, 8 a batch": Way(None, epochs=1, groups_per_batch=8, words=True),
-    "all r16, placed words": low_rank(),
-    "all r16, placed words, 1 epoch, 8 a batch": low_rank(epochs=1, batch=8),
-    "all r8, placed words, 1 epoch, 8 a batch, 75 % of the choices": low_rank(8, epochs=1, batch=8, share=0.75),
-    "top 4 r16, placed words, 1 epoch, 8 a batch": low_rank(top=4, epochs=1, batch=8),
-    "top 3 r16, placed words": low_rank(top=3),
-    "top 3 r32, all linear maps, LoRA+ (B at 4 times the rate)": low_rank(32, 3, rate=2e-3, up=4.0, linear=True),
-}
 
 
 @dataclass(slots=True)
@@ -145,7 +88,7 @@ def main(arguments: Sequence[str]) -> int:
     for size in options.sizes.split(","):
         if size == "2M" and options.device == "cpu":
             found = quality(world, QUICK if options.quick else WHOLE, options)
-            print(f"\n{quality_table(found)}\n", flush=True)
+            print(f"\n{quality_table(found)}\n\n{seed_table(found)}\n", flush=True)
             figures |= quality_figures(found)
             targets += quality_targets(found)
         costs = step_costs(size, world, options)
@@ -180,7 +123,7 @@ def quality(world: TopicWorld, sizes: Sizes, options: argparse.Namespace) -> dic
     ways = {FULL: WAYS[FULL], **(WAYS if usual else {}), **(RECIPES if tried else {})}
     packer = Packer(base.prompt, world.texts)
     found: dict[str, Found] = {"no update": Found(Cost(0.0, 0.0, 0.0, 0, 0))}
-    found |= {name: Found(cost_of_way(base, packer, world, way)) for name, way in ways.items()}
+    found |= {name: Found(cost_of_way(base, packer, world, way, sizes.cycle)) for name, way in ways.items()}
     for seed in range(options.seed + 1, options.seed + 1 + options.seeds):
         groups = world.choices(sizes.cycle, 10 * seed, drifted=True)
         judged = [
@@ -207,10 +150,10 @@ def base_of(world: TopicWorld, sizes: Sizes, seed: int) -> BaseModel:
     return base
 
 
-def cost_of_way(base: BaseModel, packer: Packer, world: TopicWorld, way: Way) -> Cost:
+def cost_of_way(base: BaseModel, packer: Packer, world: TopicWorld, way: Way, choices: int) -> Cost:
     groups = world.choices(way.groups_per_batch, 7, drifted=True)
     (batch,) = batches_of(packer, groups, way.groups_per_batch, 0, base.decoder.device)
-    return cost_of(base, way.shape, batch, 1)
+    return cost_of(base, way.shape, batch, 1, way.kept(choices))
 
 
 def learned(
@@ -248,14 +191,19 @@ def record(found: Found, seconds: float, decoder: Decoder, judged: Sequence[Sequ
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """Of one way over all seeds; shares are changes from full fine-tuning, in percent; half : of the interval of `difference`."""
+    """Of one way over all seeds; shares are changes from full fine-tuning, in percent; half : of the interval of `difference`
+
+    all_memory : with the file of what is kept; by_seed : the difference of each seed
+    """
 
     seconds: float
     time: float
     memory: float
+    all_memory: float
     difference: float
     half: float
     old_difference: float
+    by_seed: tuple[float, ...]
 
 
 def summary(found: Found, full: Found) -> Summary:
@@ -264,22 +212,26 @@ def summary(found: Found, full: Found) -> Summary:
     """
     paired, level = np.concatenate(found.new) - np.concatenate(full.new), np.concatenate(full.new).mean()
     old = np.concatenate(found.old) - np.concatenate(full.old)
+    by_seed = [ours.mean() / theirs.mean() - 1 for ours, theirs in zip(found.new, full.new, strict=True)]
     seconds, full_seconds = float(np.mean(found.seconds)), float(np.mean(full.seconds))
     return Summary(
         seconds,
         100 * (seconds / full_seconds - 1),
         100 * (found.cost.peak_bytes / full.cost.peak_bytes - 1),
+        100 * (found.cost.all_bytes / full.cost.all_bytes - 1),
         100 * float(paired.mean() / level),
         100 * Z95 * float(paired.std() / np.sqrt(len(paired)) / level),
         100 * float(old.mean() / np.concatenate(full.old).mean()),
+        tuple(100 * float(each) for each in by_seed),
     )
 
 
 def quality_table(found: Mapping[str, Found]) -> str:
     """All ways beside full fine-tuning."""
-    rows = [["2M", "trainable", "CPU s", "time", "peak MB", "memory", "new AUC", "difference", "old AUC", "difference"]]
+    costs = ("trainable", "CPU s", "time", "peak MB", "memory", "file MB", "with it")
+    rows = [["2M", *costs, "new AUC", "difference", "to its like", "old AUC", "difference"]]
     for name, each in found.items():
-        of = summary(each, found[FULL])
+        of, like = summary(each, found[FULL]), summary_to_its_like(name, found)
         rows.append(
             [
                 name,
@@ -288,12 +240,31 @@ def quality_table(found: Mapping[str, Found]) -> str:
                 f"{of.time:+.0f} %",
                 f"{each.cost.peak_bytes / 1e6:.0f}",
                 f"{of.memory:+.0f} %",
+                f"{each.cost.kept_bytes / 1e6:.0f}",
+                f"{of.all_memory:+.0f} %",
                 f"{np.concatenate(each.new).mean():.4f}",
                 f"{of.difference:+.2f} ± {of.half:.2f} %",
+                "" if like is None else f"{like.difference:+.2f} ± {like.half:.2f} %",
                 f"{np.concatenate(each.old).mean():.4f}",
                 f"{of.old_difference:+.2f} %",
             ]
         )
+    return table(rows)
+
+
+def summary_to_its_like(name: str, found: Mapping[str, Found]) -> Summary | None:
+    """Of a way beside full fine-tuning that is like it; None where that is not measured."""
+    like = like_of(name)
+    return None if like is None or like not in found else summary(found[name], found[like])
+
+
+def seed_table(found: Mapping[str, Found]) -> str:
+    """The difference of each seed, in percent of plain full fine-tuning, and in brackets of what is like the way."""
+    seeds = range(len(found[FULL].new))
+    rows = [["new AUC, difference by seed", *(f"cycle {seed + 1}" for seed in seeds)]]
+    for name, each in found.items():
+        of, like = summary(each, found[FULL]).by_seed, summary_to_its_like(name, found)
+        rows.append([name, *(f"{of[seed]:+.2f}" + (f" ({like.by_seed[seed]:+.2f})" if like else "") for seed in seeds)])
     return table(rows)
 
 
@@ -306,14 +277,16 @@ def quality_figures(found: Mapping[str, Found]) -> dict[str, float]:
             f"2M: {name}: trainable %": round(100 * each.cost.share, 3),
             f"2M: {name}: CPU seconds": round(of.seconds, 1),
             f"2M: {name}: peak bytes": each.cost.peak_bytes,
+            f"2M: {name}: bytes in the file": each.cost.kept_bytes,
             f"2M: {name}: new AUC": round(float(np.concatenate(each.new).mean()), 4),
             f"2M: {name}: new AUC difference %": round(of.difference, 2),
             f"2M: {name}: half of its 95 % interval": round(of.half, 2),
             f"2M: {name}: old AUC difference %": round(of.old_difference, 2),
         }
-        if FULL_PLACED in found and "placed" in name:
-            like = summary(each, found[FULL_PLACED])
-            figures[f"2M: {name}: new AUC difference % to full with placed words"] = round(like.difference, 2)
+        figures |= {f"2M: {name}: new AUC difference % of cycle {n}": round(d, 2) for n, d in enumerate(of.by_seed, 1)}
+        if (like := summary_to_its_like(name, found)) is not None:
+            figures[f"2M: {name}: new AUC difference % to its like"] = round(like.difference, 2)
+            figures[f"2M: {name}: half of that interval"] = round(like.half, 2)
     return figures
 
 
@@ -325,7 +298,7 @@ def quality_targets(found: Mapping[str, Found]) -> list[Target]:
         difference = round(summary(found[ALL_16], full).difference, 2)
         targets.append(Target(f"2M: {ALL_16}: difference %", difference, at_least=WITHIN))
     tried = {name: summary(each, full) for name, each in found.items() if not name.startswith(("full", "no update"))}
-    joint = [of for of in tried.values() if of.time <= TIME and of.memory <= MEMORY and of.difference >= WITHIN]
+    joint = [of for of in tried.values() if of.time <= TIME and of.all_memory <= MEMORY and of.difference >= WITHIN]
     return [*targets, Target("2M: recipes that meet time, memory and quality at once", len(joint), at_least=1)]
 
 
@@ -351,7 +324,8 @@ def cost_table(size: str, costs: Mapping[str, Cost]) -> str:
             "time",
             "peak MB",
             "memory",
-            "kept MB a batch",
+            "file MB",
+            "with it",
         ]
     ]
     for name, each in costs.items():
@@ -364,7 +338,8 @@ def cost_table(size: str, costs: Mapping[str, Cost]) -> str:
                 f"{change(each.cycle(EPOCHS), full.cycle(EPOCHS)):+.0f} %",
                 f"{each.peak_bytes / 1e6:.0f}",
                 f"{change(each.peak_bytes, full.peak_bytes):+.0f} %",
-                f"{each.kept_bytes / 1e6:.1f}",
+                f"{each.kept_bytes / 1e6:.0f}",
+                f"{change(each.all_bytes, full.all_bytes):+.0f} %",
             ]
         )
     return table(rows)
@@ -385,7 +360,8 @@ def cost_figures(size: str, costs: Mapping[str, Cost]) -> dict[str, float]:
             "seconds": round(each.step, 4),
             "seconds once": round(each.once, 4),
             "peak bytes": each.peak_bytes,
-            "bytes kept a batch": each.kept_bytes,
+            "bytes in the file": each.kept_bytes,
+            "peak bytes and file": each.all_bytes,
         }.items()
     }
 
@@ -395,11 +371,13 @@ def cost_targets(size: str, costs: Mapping[str, Cost]) -> list[Target]:
     full, everywhere, top = costs.values()
     time = round(change(top.cycle(EPOCHS), full.cycle(EPOCHS)), 1)
     memory = round(change(top.peak_bytes, full.peak_bytes), 1)
+    all_memory = round(change(top.all_bytes, full.all_bytes), 1)
     match size:
         case "15M":
             return [
                 Target("15M: top_layers: time %", time, at_most=TIME),
                 Target("15M: top_layers: memory %", memory, at_most=TIME),
+                Target("15M: top_layers: memory %, the file counted", all_memory, at_most=TIME),
             ]
         case "135M":
             of_all = round(change(everywhere.peak_bytes, full.peak_bytes), 1)

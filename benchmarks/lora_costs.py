@@ -32,6 +32,8 @@ GPU_TIMES: Final = 16
 T = TypeVar("T")
 
 EPOCHS: Final = 2
+CYCLE: Final = 800
+"""Choices that a cycle learns from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,7 @@ class Cost:
     """Of one way of training at one size.
 
     share : of the weights that are trained; step, once : seconds of one batch; peak_bytes : of tensors alive at one time
-    kept_bytes : of the hidden states of one batch that wait for the next epoch
+    kept_bytes : of the hidden states of all batches of a cycle, which wait for the next epoch in a file, see `frozen_prefix`
     """
 
     share: float
@@ -52,6 +54,11 @@ class Cost:
         """Seconds for one batch over so many epochs."""
         return self.once + epochs * self.step
 
+    @property
+    def all_bytes(self) -> int:
+        """As if the file lay in memory too."""
+        return self.peak_bytes + self.kept_bytes
+
 
 def costs_of(
     size: str, shapes: dict[str, AdapterShape | None], texts: list[str], groups: ChoiceGroups, device: str, steps: int
@@ -62,11 +69,14 @@ def costs_of(
     packer = Packer(base.prompt, texts)
     (batch,) = batches_of(packer, groups.take(np.arange(many)), many, 0, base.decoder.device)
     for name, shape in shapes.items():
-        yield name, cost_of(base, shape, batch, steps)
+        yield name, cost_of(base, shape, batch, steps, -(-CYCLE // many))
 
 
-def cost_of(base: BaseModel, shape: AdapterShape | None, batch: WeightedBatch, steps: int) -> Cost:
-    """Median step and its peak; each in a model of its own, so that nothing of the one before is alive."""
+def cost_of(base: BaseModel, shape: AdapterShape | None, batch: WeightedBatch, steps: int, kept: int) -> Cost:
+    """Median step and its peak; each in a model of its own, so that nothing of the one before is alive.
+
+    kept : batches of a cycle whose hidden states are kept; 0 with one epoch
+    """
     first = shape.first_layer if shape is not None else 0
     device = base.decoder.device
     with trainable(base, shape) as (decoder, weights, share):
@@ -77,10 +87,10 @@ def cost_of(base: BaseModel, shape: AdapterShape | None, batch: WeightedBatch, s
         step = stepper(decoder, weights, batch, hidden, first)
         taken, _ = timed(step, device, steps)
     with trainable(base, shape) as (decoder, weights, _):
-        kept = 0 if hidden is None else hidden.numel() * hidden.element_size()
-        resident = weight_bytes(decoder.model) + kept
+        given = 0 if hidden is None else hidden.numel() * hidden.element_size()
+        resident = weight_bytes(decoder.model) + given
         peak = peak_tensor_bytes(stepper(decoder, weights, batch, hidden, first), resident, device)
-    return Cost(share, taken, once, peak, kept)
+    return Cost(share, taken, once, peak, kept * given)
 
 
 @contextmanager

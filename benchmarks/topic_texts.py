@@ -59,8 +59,10 @@ class TopicWorld:
         ).T  # (many, history + 1): the last is taken
         beside = np.array([shares.others(rng, set(row)) for row in met.tolist()])
         history, taken = met[:, :HISTORY], met[:, HISTORY:]
-        columns = (np.arange(many + 1) * HISTORY, history.ravel(), np.column_stack([taken, beside]))
-        return ChoiceGroups(*columns, np.arange(many), np.ones(many, np.float32))
+        candidates = np.column_stack([taken, beside])
+        columns = (np.arange(many + 1) * HISTORY, history.ravel(), candidates)
+        even = np.ones(many, np.float32), np.ones(candidates.shape, np.float32)
+        return ChoiceGroups(*columns, np.arange(many), *even)
 
     def _topics(self, rng: np.random.Generator, liked: Rows, weight: F64, after: bool) -> Rows:
         """A liked topic of each user (many,), as the drift makes it; -1 for any."""

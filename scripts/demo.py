@@ -26,6 +26,7 @@ from typing import Final
 import httpx
 import numpy as np
 
+from online_models.contracts.jobs import JobKind
 from online_models.settings import StoreSettings
 from online_models.stores.catalogue import read_catalogue
 from online_models.stores.embedded import Endpoints
@@ -329,6 +330,9 @@ def _run(
         say(f"The story broke off: {error}")
         return 1
     _wait_until_stored(demo.witness)
+    if missing := set(JobKind) - demo.witness.kinds_judged():
+        say(f"The story is not whole: no model was trained of kind {', '.join(sorted(missing))}")
+        return 1
     figures = report(demo)
     (HOME / "report.json").write_text(json.dumps(figures, indent=1) + "\n")
     print(table(figures), flush=True)

@@ -10,6 +10,7 @@ import psycopg2
 from online_models.contracts.ids import ModelName
 from online_models.stores.postgres import Database
 from online_models.stores.postgres_registry import PostgresRegistry
+from online_models.stores.postgres_rollouts import PostgresRollouts
 
 LOOK_EVERY_SECONDS: Final = 0.5
 
@@ -23,6 +24,7 @@ class Witness:
         self._connection = psycopg2.connect(dsn)
         self._connection.autocommit = True
         self._registry = PostgresRegistry(Database(dsn))
+        self._rollouts_of = PostgresRollouts(Database(dsn))
         self._home = home
         self._told: set[str] = set()
         self._next_look = 0.0
@@ -115,13 +117,20 @@ class Witness:
             return ""
         if found[0][1] != "done":
             return f"not published: {found[0][2]}"
-        sql = (
-            "SELECT canary, phase FROM rollouts AS r"
-            " JOIN model_versions AS v ON v.model = r.model AND v.version = r.canary"
-            " WHERE r.model = %s AND v.manifest ->> 'job_id' = %s AND phase NOT IN ('preparing', 'ramping', 'paused')"
-        )
-        rollouts = self.rows(sql, model, str(found[0][0]))
-        return f"{str(rollouts[0][1]).replace('_', ' ')} as {rollouts[0][0]}" if rollouts else ""
+        versions = "SELECT version FROM model_versions WHERE model = %s AND manifest ->> 'job_id' = %s"
+        version = str(self.rows(versions, model, str(found[0][0]))[0][0])
+        if version in self._rollouts_of.adapters(ModelName(model)):
+            return ""
+        tried = self.rows("SELECT 1 FROM rollouts WHERE model = %s AND canary = %s", model, version)
+        if not tried:
+            return f"passed over as {version}: the recommender that it came with serves no more"
+        phase = self.ended(model, version)
+        return f"{phase.replace('_', ' ')} as {version}" if phase else ""
+
+    def kinds_judged(self) -> set[str]:
+        """The kinds of models that were trained and judged, published or not."""
+        sql = "SELECT DISTINCT kind FROM retrain_jobs WHERE state IN ('done', 'rejected')"
+        return {str(row[0]) for row in self.rows(sql)}
 
     def stored(self) -> int:
         """How many events are in PostgreSQL."""
@@ -131,7 +140,7 @@ class Witness:
         """Counts of the whole run, from the stores and the dead-letter file."""
         letters = list(self._home.glob("flow/*/dead-letters.ndjson"))
         jobs = Counter(str(row[0]) for row in self.rows("SELECT state FROM retrain_jobs"))
-        kinds = Counter(str(row[0]) for row in self.rows("SELECT kind FROM retrain_jobs WHERE state = 'done'"))
+        kinds = Counter(f"{row[0]} {row[1]}" for row in self.rows("SELECT kind, state FROM retrain_jobs"))
         drift = Counter(str(row[0]) for row in self.rows("SELECT kind FROM drift_events"))
         return {
             "events": self.stored(),
@@ -141,7 +150,7 @@ class Witness:
             "suppressed": drift["suppressed"],
             "jobs_done": jobs["done"],
             "jobs": dict(jobs),
-            "kinds_trained": dict(kinds),
+            "jobs_by_kind": dict(sorted(kinds.items())),
             "versions": len(self.rows("SELECT 1 FROM model_versions")),
             "rollouts": [
                 {"model": row[0], "canary": row[1], "phase": row[2]}

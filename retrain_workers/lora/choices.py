@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from retrain_workers.data.datasets import decay_weights
 from retrain_workers.data.point_in_time import histories
+from retrain_workers.data.sampling import replayed
 
 F32 = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]
@@ -28,6 +29,7 @@ class ChoiceGroups:
 
     history_indptr : (n + 1,), history_items : (m,), CSR rows of the newest items before each choice, oldest first
     candidates : (n, c), the taken item first; ts_ms : (n,), event time; weights : (n,), of each choice in the loss
+    candidate_weights : (n, c), of each candidate in the pointwise loss: 1 of the taken one, of the others 1 on average
     """
 
     history_indptr: Rows
@@ -35,12 +37,15 @@ class ChoiceGroups:
     candidates: Rows
     ts_ms: Rows
     weights: F32
+    candidate_weights: F32
 
     def __post_init__(self) -> None:
         """Refuse columns that do not belong together."""
         n, columns = len(self.candidates), (len(self.history_indptr) - 1, len(self.ts_ms), len(self.weights))
         if columns != (n, n, n) or self.history_indptr[-1] != len(self.history_items):
             raise ValueError(f"expected columns of {n} choices, got {columns} and {len(self.history_items)} items")
+        if self.candidate_weights.shape != self.candidates.shape:
+            raise ValueError(f"expected weights of {self.candidates.shape}, got {self.candidate_weights.shape}")
         if (self.candidates[:, 1:] == self.candidates[:, :1]).any():
             raise ValueError("expected candidates other than the taken item, got it twice")
 
@@ -64,6 +69,7 @@ class ChoiceGroups:
             self.candidates[rows],
             self.ts_ms[rows],
             self.weights[rows],
+            self.candidate_weights[rows],
         )
 
     def sha256(self) -> str:
@@ -82,8 +88,9 @@ def choices_of(
     negatives: Rows,
     recent: int,
     weights: F32 | None = None,
+    negative_weights: F32 | None = None,
 ) -> ChoiceGroups:
-    """The choices that positive events were.
+    """The choices that positive events were. Raises TrainingError when a history leaks.
 
     Parameters
     ----------
@@ -92,6 +99,7 @@ def choices_of(
     negatives : (m, c - 1), item rows that stand beside each of them
     recent : newest earlier items of the user that are told
     weights : (m,), None for 1
+    negative_weights : (m, c - 1), how much each of the negatives counts beside the others of its choice; None for alike
 
     >>> chosen, negatives = np.array([2, 3]), np.array([[7], [8]])
     >>> found = choices_of(np.zeros(4, int), np.arange(4), np.array([0, 1, 1, 2]), chosen, negatives, recent=2)
@@ -100,6 +108,7 @@ def choices_of(
     """
     items: Rows = np.asarray(item, np.int64)
     before = histories(user, ts_ms, user[chosen], ts_ms[chosen])
+    before.refuse_leak(ts_ms, ts_ms[chosen])
     indptr, events = replace(before, start=np.maximum(before.end - recent, before.start)).entries()
     return ChoiceGroups(
         indptr.astype(np.int64),
@@ -107,7 +116,20 @@ def choices_of(
         np.column_stack([items[chosen], negatives]),
         ts_ms[chosen],
         np.ones(len(chosen), np.float32) if weights is None else weights,
+        candidate_weights_of(np.ones(negatives.shape, np.float32) if negative_weights is None else negative_weights),
     )
+
+
+def candidate_weights_of(negative: F32) -> F32:
+    """Weights (n, c) of candidates whose negatives weigh `negative` (n, c - 1), above 0, beside each other.
+
+    Self-normalised within a choice: what is taken keeps its share of the loss, whatever the propensities were.
+
+    >>> candidate_weights_of(np.array([[1, 3]], np.float32)).tolist()
+    [[1.0, 0.5, 1.5]]
+    """
+    relative = negative / negative.mean(axis=1, keepdims=True)
+    return np.column_stack([np.ones(len(negative)), relative]).astype(np.float32)
 
 
 def joined(*parts: ChoiceGroups) -> ChoiceGroups:
@@ -119,14 +141,14 @@ def joined(*parts: ChoiceGroups) -> ChoiceGroups:
         np.concatenate([part.candidates for part in parts]),
         np.concatenate([part.ts_ms for part in parts]),
         np.concatenate([part.weights for part in parts]),
+        np.concatenate([part.candidate_weights for part in parts]),
     )
 
 
 def with_replay(new: ChoiceGroups, old: ChoiceGroups, share: float, seed: int) -> ChoiceGroups:
     """The new choices and, against forgetting, a sample of old ones: `share` as many as the new ones, or all there are."""
-    many = min(len(old), round(share * len(new)))
-    rows = np.sort(np.random.default_rng(seed).permutation(len(old))[:many])
-    return joined(new, old.take(rows)) if many else new
+    rows = replayed(len(old), len(new), share, seed)
+    return joined(new, old.take(rows)) if len(rows) else new
 
 
 def decayed(groups: ChoiceGroups, half_life_days: float) -> ChoiceGroups:

@@ -18,10 +18,11 @@ import torch
 from online_models.contracts.jobs import TrainLora
 from online_models.errors import TrainingError
 from retrain_workers.attempt import Attempt
+from retrain_workers.determinism import arithmetic_of, deterministic
 from retrain_workers.lora.adapters import Adapter, AdapterShape, Attached, LoraFigures, attached, trainable_share
 from retrain_workers.lora.base import BaseModel
 from retrain_workers.lora.choices import ChoiceGroups
-from retrain_workers.lora.cooccurrence import NO_WORDS, placed_words
+from retrain_workers.lora.cooccurrence import NO_WORDS, PlacedWords, placed_words
 from retrain_workers.lora.objective import choice_losses
 from retrain_workers.lora.packing import Packer
 from retrain_workers.lora.scoring import Scorer
@@ -78,16 +79,18 @@ def train_adapter(
     ranks = job.ranks or (job.rank,)
     if len(ranks) > 1 and not len(validation):
         raise TrainingError(f"expected validation choices to choose among ranks {ranks}, got none")
-    layers = base.decoder.layers
-    adapters = {rank: fit(base, texts, groups, Recipe.of(job, layers, rank), attempt) for rank in sorted(set(ranks))}
+    recipes = {rank: Recipe.of(job, base.decoder.layers, rank) for rank in sorted(set(ranks))}
+    adapters = {rank: fit(base, texts, groups, recipe, attempt) for rank, recipe in recipes.items()}
     if not len(validation):
         return adapters[ranks[0]]
-    losses = {rank: losses_of(Scorer(base, texts, adapter), validation) for rank, adapter in adapters.items()}
+    with deterministic(base.decoder.device):
+        losses = {rank: losses_of(Scorer(base, texts, adapter), validation) for rank, adapter in adapters.items()}
+        without = losses_of(Scorer(base, texts), validation)
     rank = smallest_of_the_best(losses)
     figures = msgspec.structs.replace(
         adapters[rank].figures,
         validation_loss=float(losses[rank].mean()),
-        base_validation_loss=float(losses_of(Scorer(base, texts), validation).mean()),
+        base_validation_loss=float(without.mean()),
         rank_losses={str(each): float(loss.mean()) for each, loss in losses.items()},
     )
     seconds = sum(adapter.cpu_seconds for adapter in adapters.values())
@@ -96,7 +99,19 @@ def train_adapter(
 
 def fit(base: BaseModel, texts: Sequence[str], groups: ChoiceGroups, recipe: Recipe, attempt: Attempt) -> Adapter:
     """The adapter of one recipe."""
-    words = placed_words(base, texts, groups) if recipe.placed_words else NO_WORDS
+    with deterministic(base.decoder.device):
+        words = placed_words(base, texts, groups) if recipe.placed_words else NO_WORDS
+        return _fit(base, texts, groups, recipe, words, attempt)
+
+
+def _fit(
+    base: BaseModel,
+    texts: Sequence[str],
+    groups: ChoiceGroups,
+    recipe: Recipe,
+    words: PlacedWords,
+    attempt: Attempt,
+) -> Adapter:
     with attached(base, recipe.shape, recipe.seed, words) as adapted:
         decoder = adapted.decoder
         batches = batches_of(Packer(base.prompt, texts), groups, recipe.groups_per_batch, recipe.seed, decoder.device)
@@ -151,5 +166,6 @@ def smallest_of_the_best(losses: Mapping[int, F64]) -> int:
 
 
 def _fingerprint(base: BaseModel, texts: Sequence[str], groups: ChoiceGroups, recipe: Recipe) -> str:
-    parts = [base.sha256, groups.sha256(), msgspec.json.encode(recipe).decode(), *texts]
+    arithmetic = arithmetic_of(base.decoder.device)
+    parts = [*arithmetic, base.sha256, groups.sha256(), msgspec.json.encode(recipe).decode(), *texts]
     return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()

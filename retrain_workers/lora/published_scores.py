@@ -7,6 +7,8 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
+from functools import cached_property
 from typing import Final
 
 import numpy as np
@@ -16,14 +18,18 @@ from sklearn.cluster import KMeans
 from threadpoolctl import threadpool_limits
 
 from online_models.contracts.events import Item
-from online_models.contracts.ids import UserId, hashes_of
+from online_models.contracts.ids import ModelVersion, UserId, hashes_of
 from online_models.history import UserHistory
 from online_models.language_scores import LARGEST_SCORE, SegmentScores, encode_scores
 from online_models.learner import FoldIns, trained_of
+from online_models.ports import LanguageScoreWrites
+from retrain_workers.als import AlsModel
 from retrain_workers.attempt import Attempt
+from retrain_workers.champions import Champion
 from retrain_workers.data.datasets import Dataset
-from retrain_workers.lora.ranking import candidate_scores
-from retrain_workers.lora.trainer import LoraModel
+from retrain_workers.data.training_data import TrainingData
+from retrain_workers.lora.ranking import ItemTexts, candidate_scores
+from retrain_workers.lora.scoring import Scorer
 from retrain_workers.validation.evaluation import history_of, rows_by_user
 
 USERS_AT_ONCE: Final = 64
@@ -35,12 +41,51 @@ NEW_ITEMS: Final = 200
 F32 = npt.NDArray[np.float32]
 
 
+@dataclass(frozen=True)
+class Scoring:
+    """A language model at work beside a champion's recommender, of whose best items it scores so many candidates."""
+
+    champion: Champion
+    scorer: Scorer
+    items: ItemTexts
+    candidates: int
+
+    @cached_property
+    def factors(self) -> AlsModel:
+        """The champion's."""
+        return AlsModel.of(self.champion.files, self.champion.manifest.hyperparameters)
+
+
 @dataclass(frozen=True, slots=True)
 class ActiveUser:
     """A user and their history at the end of the data."""
 
     user_id: UserId
     history: UserHistory
+
+
+def publish(
+    model: Scoring,
+    version: ModelVersion,
+    data: TrainingData,
+    language: LanguageScoreWrites,
+    most: int,
+    ttl: timedelta,
+    attempt: Attempt,
+) -> int:
+    """Write what a language model says under its version's name, and at last that it is all there; how many users it has scored.
+    Idempotent.
+
+    most : users with the newest events that are scored; ttl : how long that counts
+    """
+    name, users, scored = model.champion.manifest.model, active_users(data.dataset, most), 0
+    for scores in user_scores(model, users, attempt):
+        language.put_scores(name, version, scores, ttl)
+        scored += len(scores)
+    if (segments := segment_scores(model, users, data.catalogue)) is not None:
+        language.put_segments(name, version, segments.encode(), ttl)
+    language.put_complete(name, version, ttl)
+    return scored
 
 
 def active_users(dataset: Dataset, most: int) -> list[ActiveUser]:
@@ -54,12 +99,12 @@ def active_users(dataset: Dataset, most: int) -> list[ActiveUser]:
     ]
 
 
-def user_scores(model: LoraModel, users: Sequence[ActiveUser], attempt: Attempt) -> Iterator[dict[UserId, bytes]]:
+def user_scores(model: Scoring, users: Sequence[ActiveUser], attempt: Attempt) -> Iterator[dict[UserId, bytes]]:
     """Scores of each user's candidates as bytes, some users at a time; a user without a candidate that has a text is left out."""
     for start in range(0, len(users), USERS_AT_ONCE):
         some = users[start : start + USERS_AT_ONCE]
         histories = [each.history for each in some]
-        lists = model.champion.ranker.top(histories, model.job.candidates)
+        lists = model.champion.ranker.top(histories, model.candidates)
         found = candidate_scores(model.scorer, model.items, histories, lists)
         attempt.report("scoring", start + len(some), len(users))
         yield {
@@ -69,9 +114,7 @@ def user_scores(model: LoraModel, users: Sequence[ActiveUser], attempt: Attempt)
         }
 
 
-def segment_scores(
-    model: LoraModel, users: Sequence[ActiveUser], catalogue: Mapping[str, Item]
-) -> SegmentScores | None:
+def segment_scores(model: Scoring, users: Sequence[ActiveUser], catalogue: Mapping[str, Item]) -> SegmentScores | None:
     """Scores of new items by segment; None when there is no new item, or nobody whose vector tells anything."""
     new = new_items(model, catalogue)
     vectors = _long_vectors(model, users)
@@ -86,7 +129,7 @@ def segment_scores(
     return SegmentScores(centroids, hashes, np.array([_bounded(each) for each in scores]), space)
 
 
-def new_items(model: LoraModel, catalogue: Mapping[str, Item]) -> list[str]:
+def new_items(model: Scoring, catalogue: Mapping[str, Item]) -> list[str]:
     """Ids of the newest items of the catalogue that the recommender does not know."""
     known = set(model.factors.items)
     new = [item for item in catalogue.values() if item.item_id not in known]
@@ -108,7 +151,7 @@ def segments_of(vectors: F32, many: int) -> tuple[F32, npt.NDArray[np.int64]]:
     return centroids, speakers
 
 
-def _long_vectors(model: LoraModel, users: Sequence[ActiveUser]) -> F32:
+def _long_vectors(model: Scoring, users: Sequence[ActiveUser]) -> F32:
     """float32 (users, k); zeros for a user who has met no item of the factors."""
     tensors = load(model.champion.files["factors.safetensors"])
     fold_ins = FoldIns(trained_of(model.champion.manifest, tensors, model.factors.items))

@@ -18,6 +18,7 @@ from typing import Final
 import msgspec
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from online_models.contracts.artifacts import GoldenQuery
 from online_models.contracts.events import Item
@@ -31,8 +32,9 @@ from retrain_workers.champions import Champion
 from retrain_workers.data.datasets import Dataset, half_life_over
 from retrain_workers.data.impressions import Impressions
 from retrain_workers.data.references import Places
-from retrain_workers.data.sampling import negatives
+from retrain_workers.data.sampling import Negatives, negatives
 from retrain_workers.data.training_data import TrainingData
+from retrain_workers.determinism import deterministic
 from retrain_workers.lora.adapters import Adapter
 from retrain_workers.lora.base import BaseModel
 from retrain_workers.lora.choices import TAKEN, ChoiceGroups, choices_of, decayed, with_replay
@@ -56,7 +58,7 @@ are newer than the champion."""
 BASE_SHARE: Final = 0.6
 """Of the choices before those: the first, which a tiny base is made of."""
 
-MOST_BASE_CHOICES: Final = 4_000
+MOST_BASE_CHOICES: Final = 2_750
 MOST_NEW_WORDS: Final = 0.1
 """A tiny base to which a larger share of the catalogue's words is new is made again."""
 
@@ -111,6 +113,8 @@ class LoraModel:
             "steps": figures.steps,
             "choices": figures.choices,
             "weight": self.use.weight,
+            "recent": self.job.recent,
+            "candidates": self.job.candidates,
         }
         return {
             **self.champion.manifest.hyperparameters,
@@ -189,33 +193,30 @@ class LoraTrainer:
         files, texts = self.champion.files, Texts.of(data.catalogue)
         if LANGUAGE_MODEL_FILE not in files:
             return recommender
-        tiny, items = tiny_base_of(files), ItemTexts.of(texts.ids, self.job.recent)
+        items = ItemTexts.of(texts.ids, self.job.recent)
         try:
-            base = BaseModel.of_files(tiny, self.device) if tiny else self._mounted()
-            scorer = Scorer(base, texts.texts, Adapter.of_files(files))
+            scorer = scorer_of(files, texts, self.base_model_dir, self.device)
         except (ArtifactError, TrainingError) as error:  # such as of another base than is mounted now
             _LOG.warning("champion.language_model_unreadable reason=%s", error)
             return recommender
         use = LanguageModel.of(files[LANGUAGE_MODEL_FILE], self.champion.manifest.language_model)
         return LoraRanker(self.champion.ranker, scorer, items, use.weight, self.job.candidates)
 
-    def _mounted(self) -> BaseModel:
-        if self.base_model_dir is None:
-            raise TrainingError("expected the base model of the champion's adapter in `base_model_dir`, got none")
-        return BaseModel.open(self.base_model_dir, self.device)
-
     def fit(self, data: TrainingData, attempt: Attempt) -> LoraModel:
         """Train on all of the data.
 
         Raises TrainingError when there are too few choices, among items with a text, to learn from or to fit the weight on.
         """
+        with deterministic(torch.device(self.device)):
+            return self._fit(data, attempt)
+
+    def _fit(self, data: TrainingData, attempt: Attempt) -> LoraModel:
         texts = Texts.of(data.catalogue)
         # after the champion's data: what its recommender knows by heart leaves a language model nothing to add; and not all that
         # is new, for the adapter has to learn of it
         parts = newest(data.dataset, VALIDATION_SHARE, self.champion.manifest.data_window.end_ms + 1)
         groups = groups_of(parts.history, data.impressions, texts, self.job, self.job.choices + MOST_BASE_CHOICES)
-        later = groups_of(data.dataset, data.impressions, texts, self.job, self.job.choices)
-        later = later.take(np.flatnonzero(later.ts_ms >= parts.cut_ms))
+        later = groups_of(data.dataset, data.impressions, texts, self.job, self.job.choices, parts.cut_ms)
         if min(len(groups), len(later)) < MIN_CHOICES:
             raise TrainingError(
                 f"expected at least {MIN_CHOICES} choices before and in the validation part, got {len(groups)} and {len(later)}"
@@ -250,7 +251,7 @@ class LoraTrainer:
         self, texts: Texts, groups: ChoiceGroups, attempt: Attempt
     ) -> tuple[BaseModel, Mapping[str, bytes], Start]:
         if self.base_model_dir is not None:
-            return self._mounted(), {}, Start.WARM
+            return BaseModel.open(self.base_model_dir, self.device), {}, Start.WARM
         files, start = tiny_base_of(self.champion.files), Start.WARM
         if not files or new_words(Words.decode(files[VOCABULARY_FILE]), texts.texts) > MOST_NEW_WORDS:
             past = groups.take(np.arange(round(BASE_SHARE * len(groups)))[-MOST_BASE_CHOICES:])
@@ -258,20 +259,37 @@ class LoraTrainer:
         return BaseModel.of_files(files, self.device), files, start
 
 
-def groups_of(
-    dataset: Dataset, impressions: Impressions | None, texts: Texts, job: TrainLora, most: int
-) -> ChoiceGroups:
-    """The newest choices among items with a text, at most so many, oldest first.
+def scorer_of(files: Mapping[str, bytes], texts: Texts, base_model_dir: Path | None, device: str) -> Scorer:
+    """The language model in a version's files, at work. Raises ArtifactError, or TrainingError where its base is not there."""
+    if tiny := tiny_base_of(files):
+        base = BaseModel.of_files(tiny, device)
+    elif base_model_dir is not None:
+        base = BaseModel.open(base_model_dir, device)
+    else:
+        raise TrainingError("expected the base model of the champion's adapter in `base_model_dir`, got none")
+    return Scorer(base, texts.texts, Adapter.of_files(files))
 
-    Beside what was taken stand impressions that were not, topped up by popular items, see `sampling.negatives`. A choice that has
-    too few of them is left out.
+
+def groups_of(
+    dataset: Dataset,
+    impressions: Impressions | None,
+    texts: Texts,
+    job: TrainLora,
+    most: int,
+    since_ms: int | None = None,
+) -> ChoiceGroups:
+    """The newest choices among items with a text, at most so many, oldest first; none before `since_ms`.
+
+    A choice that has too few items beside it is left out, see `beside`.
     """
     place = {item: row for row, item in enumerate(texts.ids)}
     row_of = np.array([place.get(item, -1) for item in dataset.items], np.int64)  # (dataset items,)
     positive = np.flatnonzero((dataset.strength > 0) & (row_of[dataset.item] >= 0))
     chosen = positive[-most:]
-    beside = negatives(dataset, chosen, job.group_size - 1, job.seed, impressions).item
-    others = np.where(beside >= 0, row_of[beside], -1)  # (m, c - 1)
+    if since_ms is not None:
+        chosen = chosen[dataset.ts_ms[chosen] >= since_ms]
+    stand = beside(dataset, chosen, impressions, job)
+    others = np.where(stand.item >= 0, row_of[stand.item], -1)  # (m, c - 1)
     whole = (others >= 0).all(axis=1)
     known = dataset.take(np.isin(np.arange(len(dataset)), positive))
     return choices_of(
@@ -281,7 +299,22 @@ def groups_of(
         np.searchsorted(positive, chosen[whole]),
         others[whole],
         job.recent,
+        negative_weights=stand.weight[whole],
     )
+
+
+def beside(dataset: Dataset, chosen: Rows, impressions: Impressions | None, job: TrainLora) -> Negatives:
+    """What stands beside the items of some events (m,), c - 1 of each: see `sampling.negatives`.
+
+    Beside what was taken from a list stands what was shown and not taken. What was found without us was chosen among everything:
+    beside it stand popular items. Were it what was shown, a model would learn that all is wrong that is recommended, and a
+    recommender shows what the history is like.
+    """
+    many = job.group_size - 1
+    shown = negatives(dataset, chosen, many, job.seed, impressions)
+    drawn = negatives(dataset, chosen, many, job.seed)
+    recommended = dataset.recommended[chosen, None]
+    return Negatives(np.where(recommended, shown.item, drawn.item), np.where(recommended, shown.weight, drawn.weight))
 
 
 def calibration_of(scorer: Scorer, choices: ChoiceGroups) -> Calibration:

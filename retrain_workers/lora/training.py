@@ -1,7 +1,7 @@
 """The training loop of adapters and of whole models: packed batches, AdamW, one checkpoint an epoch.
 
 - Batches are cut once and stay as they are: only their order changes with the epoch. So hidden states below the first trained
-  layer, which no step changes, are computed once for each batch and used again, equal to the bit.
+  layer, which no step changes, are computed once for each batch and used again, equal to the bit; see `frozen_prefix`.
 - The learning rate rises linearly over the first steps and falls along a half cosine to nothing at the last.
 - The generators are seeded anew by (seed, epoch): an attempt that goes on from a checkpoint ends as if never broken off.
 """
@@ -21,6 +21,7 @@ from online_models.errors import TrainingError
 from retrain_workers.attempt import Attempt
 from retrain_workers.lora.choices import ChoiceGroups
 from retrain_workers.lora.decoder import Decoder
+from retrain_workers.lora.frozen_prefix import KeptStates
 from retrain_workers.lora.objective import choice_losses, weighted_mean
 from retrain_workers.lora.packing import Batch, Packer, by_length
 
@@ -35,10 +36,11 @@ _STATE: Final = ("step", "exp_avg", "exp_avg_sq")
 
 @dataclass(frozen=True, slots=True)
 class WeightedBatch:
-    """Rows of choices and their weights (b,)."""
+    """Rows of choices, their weights (b,), and those of their candidates (b, c)."""
 
     rows: Batch
     weights: torch.Tensor
+    candidate_weights: torch.Tensor
 
 
 Loss = Callable[[Decoder, WeightedBatch, torch.Tensor, int], torch.Tensor]
@@ -47,7 +49,8 @@ Loss = Callable[[Decoder, WeightedBatch, torch.Tensor, int], torch.Tensor]
 
 def choice_loss(decoder: Decoder, batch: WeightedBatch, hidden: torch.Tensor, layer: int) -> torch.Tensor:
     """See `objective`."""
-    return weighted_mean(choice_losses(decoder.scores(batch.rows, hidden, layer)), batch.weights)
+    scores = decoder.scores(batch.rows, hidden, layer)
+    return weighted_mean(choice_losses(scores, batch.candidate_weights), batch.weights)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +95,7 @@ def batches_of(packer: Packer, groups: ChoiceGroups, size: int, seed: int, devic
         WeightedBatch(
             Batch.of([rows[number] for number in numbers.tolist()], device),
             torch.from_numpy(groups.weights[numbers]).to(device),
+            torch.from_numpy(groups.candidate_weights[numbers]).to(device),
         )
         for numbers in by_length(rows, size, np.random.default_rng(seed))
     ]
@@ -119,16 +123,17 @@ def train(
         [{"params": list(each.weights.values()), "lr": each.learning_rate} for each in trained], weight_decay=0.0
     )
     total = plan.epochs * len(batches)
-    loop = _Loop(decoder, batches, plan, loss, attempt)
-    for epoch in range(_restored(optimizer, trained, plan, attempt), plan.epochs):
-        for step, number in loop.steps(epoch):
-            loop.backward(step, total, number)
-            for group, each in zip(optimizer.param_groups, trained, strict=True):
-                group["lr"] = each.learning_rate * learning_rate_share(step, total)
-                torch.nn.utils.clip_grad_norm_(group["params"], LARGEST_GRADIENT)
-            optimizer.step()
-            optimizer.zero_grad()
-        attempt.keep(plan.phase, _packed(optimizer, trained, plan, epoch + 1))
+    with KeptStates() as kept:
+        loop = _Loop(decoder, batches, plan, loss, attempt, kept)
+        for epoch in range(_restored(optimizer, trained, plan, attempt), plan.epochs):
+            for step, number in loop.steps(epoch):
+                loop.backward(step, total, number)
+                for group, each in zip(optimizer.param_groups, trained, strict=True):
+                    group["lr"] = each.learning_rate * learning_rate_share(step, total)
+                    torch.nn.utils.clip_grad_norm_(group["params"], LARGEST_GRADIENT)
+                optimizer.step()
+                optimizer.zero_grad()
+            attempt.keep(plan.phase, _packed(optimizer, trained, plan, epoch + 1))
     return Spent(total, time.process_time() - started)
 
 
@@ -148,10 +153,16 @@ class _Loop:
     """The batches in the order of each epoch, with what the frozen layers below give for them."""
 
     def __init__(
-        self, decoder: Decoder, batches: Sequence[WeightedBatch], plan: Plan, loss: Loss, attempt: Attempt
+        self,
+        decoder: Decoder,
+        batches: Sequence[WeightedBatch],
+        plan: Plan,
+        loss: Loss,
+        attempt: Attempt,
+        kept: KeptStates,
     ) -> None:
         self._decoder, self._batches, self._plan, self._loss, self._attempt = decoder, batches, plan, loss, attempt
-        self._cache: dict[int, torch.Tensor] = {}
+        self._kept = kept
         self._smoothed: float | None = None
 
     def steps(self, epoch: int) -> list[tuple[int, int]]:
@@ -176,12 +187,12 @@ class _Loop:
         plan = self._plan
         if plan.first_layer == 0:
             return self._decoder.below(batch.rows, 0)
-        hidden = self._cache.get(number)
+        hidden = self._kept.get(number, self._decoder.device)
         if hidden is None:
             with torch.no_grad():
                 hidden = self._decoder.below(batch.rows, plan.first_layer)
             if plan.cached and plan.epochs > 1:
-                self._cache[number] = hidden
+                self._kept.put(number, hidden)
         return hidden
 
 

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from benchmarks.lora import FULL, Found, quality_targets, summary
+from benchmarks.lora import Found, quality_targets, summary
 from benchmarks.lora_costs import Cost
+from benchmarks.lora_ways import EVERY, FULL, like_of
 from benchmarks.topic_texts import HISTORY, TOPICS, group_auc, topic_world
 
 
@@ -26,15 +27,42 @@ def test_what_is_taken_is_of_a_liked_topic_as_the_drift_makes_it(drifted: bool) 
     assert bool(world.old[groups.candidates].all()) is not drifted
 
 
-def found(auc: float, seconds: float, peak_bytes: int) -> Found:
+def found(auc: float, seconds: float, peak_bytes: int, kept_bytes: int = 0, drift: float = 0.0) -> Found:
+    """Of two cycles, the second `drift` better."""
     levels = auc + np.tile([0.1, -0.1], 50)
-    return Found(Cost(0.1, 0.0, 0.0, peak_bytes, 0), [seconds] * 2, [levels] * 2, [levels] * 2)
+    cost = Cost(0.1, 0.0, 0.0, peak_bytes, kept_bytes)
+    return Found(cost, [seconds] * 2, [levels, levels + drift], [levels] * 2)
 
 
 def test_a_way_is_compared_with_full_fine_tuning_in_percent() -> None:
     of = summary(found(0.72, 3.0, 30), found(0.75, 10.0, 100))
     assert (of.time, of.memory, of.difference) == pytest.approx((-70.0, -70.0, -4.0))
     assert of.half == pytest.approx(0.0, abs=1e-9)
+    assert of.by_seed == pytest.approx((-4.0, -4.0))
+    apart = summary(found(0.72, 3.0, 30, drift=0.03), found(0.75, 10.0, 100))
+    assert apart.by_seed == pytest.approx((-4.0, 0.0))
+    assert apart.difference == pytest.approx(-2.0)
+
+
+def test_what_is_kept_in_a_file_counts_as_memory_too() -> None:
+    of = summary(found(0.75, 3.0, 30, 20), found(0.75, 10.0, 100))
+    assert (of.memory, of.all_memory) == pytest.approx((-70.0, -50.0))
+    ways = {FULL: found(0.75, 10.0, 100), "top": found(0.75, 3.0, 30, 20)}
+    (joint,) = quality_targets(ways)
+    assert joint.value == 0
+
+
+def test_each_recipe_is_compared_with_full_fine_tuning_that_is_like_it() -> None:
+    for name, way in EVERY.items():
+        like = like_of(name)
+        if way.recipe is None:
+            assert like is None
+            continue
+        assert like is not None, name
+        full = EVERY[like]
+        assert full.recipe is None
+        settings = (way.recipe.epochs, way.recipe.groups_per_batch, way.recipe.placed_words, way.share)
+        assert (full.epochs, full.groups_per_batch, full.words, full.share) == settings
 
 
 def test_a_recipe_counts_only_when_it_meets_all_three() -> None:

@@ -48,6 +48,7 @@ def choices(many: int, seed: int, *, contrary: bool = False) -> ChoiceGroups:
         np.column_stack([taken[:, :1], beside[:, 1:]]),
         np.arange(many) * 1_000,
         np.ones(many, np.float32),
+        np.ones((many, 4), np.float32),
     )
 
 

@@ -1,10 +1,14 @@
 """Choices made of events: nothing of the choice or after it is told, and columns stay together."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from online_models.errors import TrainingError
+from retrain_workers.data.point_in_time import Histories, Rows, histories
 from retrain_workers.lora.choices import choices_of, decayed, joined, with_replay
 from tests.unit.retrain_workers.lora.little_world import choices
 
@@ -30,6 +34,36 @@ def test_later_events_change_no_choice_before_them() -> None:
     chosen, beside = np.array([2]), np.array([[7]])
     known = choices_of(user[:3], item[:3], ts_ms[:3], chosen, beside, 8)
     assert choices_of(user, item, ts_ms, chosen, beside, 8).sha256() == known.sha256()
+
+
+def test_a_join_that_leaks_gives_no_choices(monkeypatch: pytest.MonkeyPatch) -> None:
+    user, item, ts_ms = np.zeros(3, np.int64), np.arange(3), np.array([0, 10, 10])
+    chosen, beside = np.array([2]), np.array([[7]])
+    choices_of(user, item, ts_ms, chosen, beside, 8)
+    monkeypatch.setattr("retrain_workers.lora.choices.histories", one_row_too_many)
+    with pytest.raises(TrainingError, match="leak"):
+        choices_of(user, item, ts_ms, chosen, beside, 8)
+
+
+def one_row_too_many(key: Rows, ts_ms: Rows, at_key: Rows, at_ms: Rows) -> Histories:
+    """A join by row: the item of the same basket is history."""
+    found = histories(key, ts_ms, at_key, at_ms)
+    return dataclasses.replace(found, end=found.end + 1)
+
+
+def test_negatives_weigh_beside_each_other_and_what_is_taken_keeps_its_share() -> None:
+    user, item, ts_ms = np.zeros(3, np.int64), np.arange(3), np.arange(3)
+    beside, weights = np.array([[7, 8], [7, 8]]), np.array([[1, 1], [9, 1]], np.float32)
+    found = choices_of(user, item, ts_ms, np.array([1, 2]), beside, 8, negative_weights=weights)
+    np.testing.assert_allclose(found.candidate_weights, np.array([[1, 1, 1], [1, 1.8, 0.2]]), rtol=1e-6)
+    alike = choices_of(user, item, ts_ms, np.array([1, 2]), beside, 8)
+    assert alike.candidate_weights.tolist() == [[1, 1, 1], [1, 1, 1]]
+    assert found.take(np.array([1])).candidate_weights.tolist() == found.candidate_weights[1:].tolist()
+    assert joined(alike, found).candidate_weights.tolist() == [
+        *alike.candidate_weights.tolist(),
+        *found.candidate_weights.tolist(),
+    ]
+    assert found.sha256() != alike.sha256()
 
 
 def test_the_taken_item_beside_itself_is_refused() -> None:

@@ -1,9 +1,11 @@
 """The tiny base: the same bytes twice, words that stand together, and that it learns who takes what."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from online_models.errors import ArtifactError
 from retrain_workers.attempt import Unwatched
@@ -16,7 +18,7 @@ from retrain_workers.lora.language_files import TINY_FILES, WEIGHTS_FILE
 from retrain_workers.lora.prompts import Words
 from retrain_workers.lora.scoring import Scorer
 from retrain_workers.lora.tiny_base import Pretraining, pretrain
-from tests.unit.retrain_workers.lora.little_world import SIZE, TEXTS, choices
+from tests.unit.retrain_workers.lora.little_world import SIZE, TEXTS, Filed, choices
 
 HOW = Pretraining(SIZE, epochs=2, groups_per_batch=8)
 
@@ -26,9 +28,30 @@ def files() -> dict[str, bytes]:
     return pretrain(TEXTS, choices(120, 0), HOW, Unwatched())
 
 
-def test_the_same_catalogue_choices_and_seed_give_the_same_bytes(files: dict[str, bytes]) -> None:
-    assert pretrain(TEXTS, choices(120, 0), HOW, Unwatched()) == files
+def test_the_same_catalogue_choices_and_seed_give_the_same_bytes_whatever_the_threads_outside(
+    files: dict[str, bytes],
+) -> None:
+    before = torch.get_num_threads()
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        try:
+            assert pretrain(TEXTS, choices(120, 0), HOW, Unwatched()) == files
+        finally:
+            torch.set_num_threads(before)
     assert tuple(files) == TINY_FILES
+
+
+def test_a_checkpoint_of_another_arithmetic_is_not_gone_on_from(
+    files: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = Filed(tmp_path)
+    assert pretrain(TEXTS, choices(120, 0), HOW, done) == files
+    again = Filed(tmp_path)
+    assert pretrain(TEXTS, choices(120, 0), HOW, again) == files
+    monkeypatch.setattr("retrain_workers.lora.tiny_base.arithmetic_of", lambda device: [device.type, "other", "1", "2"])
+    elsewhere = Filed(tmp_path)
+    assert pretrain(TEXTS, choices(120, 0), HOW, elsewhere) == files
+    assert (again.reports, elsewhere.reports) == (0, done.reports)
 
 
 def test_it_tells_the_taken_item_from_those_beside_it(files: dict[str, bytes]) -> None:

@@ -1,11 +1,13 @@
 """Training an adapter: the same bytes twice, the cache, going on from a checkpoint, and that something is learned."""
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
 from msgspec.structs import replace
 
 from online_models.contracts.jobs import LoraProfile, TrainLora
@@ -47,6 +49,39 @@ def test_the_same_job_twice_gives_the_same_bytes(base: BaseModel, groups: Choice
     assert adapter_of(base, groups, replace(JOB, seed=4)) != files
 
 
+@pytest.fixture(params=[1, 2])
+def threads_outside(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+def test_the_threads_outside_change_no_byte(
+    base: BaseModel, groups: ChoiceGroups, threads_outside: int, one_thread_files: dict[str, bytes]
+) -> None:
+    met = Met()
+    found = train_adapter(base, TEXTS, groups, choices(40, 9), replace(JOB, ranks=(2, 4)), met)
+    assert found.files() == one_thread_files
+    assert met.states == {(1, True)}
+    assert torch.get_num_threads() == threads_outside
+
+
+@pytest.fixture(scope="module")
+def one_thread_files(base: BaseModel, groups: ChoiceGroups) -> dict[str, bytes]:
+    return train_adapter(base, TEXTS, groups, choices(40, 9), replace(JOB, ranks=(2, 4)), Unwatched()).files()
+
+
+class Met(Unwatched):
+    """Notes under which threads and algorithms each step is done."""
+
+    def __init__(self) -> None:
+        self.states: set[tuple[int, bool]] = set()
+
+    def report(self, phase: str, done: int = 0, total: int = 0, loss: float | None = None) -> None:
+        self.states.add((torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()))
+
+
 def test_a_training_leaves_the_base_as_it_was(base: BaseModel, groups: ChoiceGroups) -> None:
     before = Scorer(base, TEXTS).score_users(groups.histories(), groups.candidates)
     names = [name for name, _ in base.decoder.model.named_parameters()]
@@ -75,10 +110,14 @@ def test_a_broken_off_training_goes_on_to_the_same_adapter(
     assert resumed.reports == 16
 
 
-def test_a_checkpoint_of_other_data_or_torn_is_not_gone_on_from(
-    base: BaseModel, groups: ChoiceGroups, tmp_path: Path
+def test_a_checkpoint_of_other_data_of_another_arithmetic_or_torn_is_not_gone_on_from(
+    base: BaseModel, groups: ChoiceGroups, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fit(base, TEXTS, groups, TOP, Filed(tmp_path))
+    monkeypatch.setattr("retrain_workers.lora.fitting.arithmetic_of", lambda device: [device.type, "other", "1", "2"])
+    elsewhere = Filed(tmp_path)
+    fit(base, TEXTS, groups, TOP, elsewhere)
+    assert elsewhere.reports == 24
     for many in (59, 60):
         other = Filed(tmp_path)
         fit(base, TEXTS, choices(many, 2), TOP, other)
