@@ -3,8 +3,8 @@
 - Quality on a tiny base of 2M weights, pretrained here on a generated catalogue (`topic_texts`) before the drift; nothing of it
   says how larger models learn. Each seed is another cycle: other choices to learn from, others to judge on.
 - The yardstick is full fine-tuning with AdamW, two epochs, on the same choices. Differences are paired by choice, over all seeds;
-  intervals hold 95 %, and each seed's own difference stands beside them. AUC of the taken item against five others, in the new
-  regime and in the old one.
+  intervals hold 95 % for the models that were trained here, not for the recipe: each seed's own difference stands beside them.
+  AUC of the taken item against five others, in the new regime and in the old one.
 - `placed words` begin with vectors of the words that the base was never shown, from what they stand with. Full fine-tuning gains
   by them too, as by smaller batches: so each way is also compared with its like, full fine-tuning with the same vectors, epochs,
   batches and choices. The yardstick of the targets is the plain recipe, as it is commonly done.

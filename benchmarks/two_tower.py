@@ -60,10 +60,6 @@ CHAMPION_SHARE: Final = 0.6
 
 MIN_RATING: Final = 4.0
 ALS, COLD, WARM, WITHOUT = "ALS, fold-in", "two towers, cold", "two towers, warm", "two towers, no logQ"
-PUT_BACK: Final = "the same, popularity put back"
-"""Its weight chosen before the test: without the correction scores are log odds over the popularity of all the data, and what is
-put back is the newest popularity."""
-
 STALE: Final = "two towers of 60 %"
 TIMES_ALS: Final = 1.15
 WARM_OF_COLD: Final = 0.98
@@ -201,11 +197,6 @@ def towers_of(study: Study, catalogue: Catalogue, jobs: Sequence[TrainTwoTower])
     log, split = study.log, study.split
     champion = champion_group(log)
     champions = [cold(log, catalogue, champion, job) for job in jobs]
-    uncorrected: list[TrainedTowers] = []
-
-    def without(job: TrainTwoTower) -> TrainedTowers:
-        uncorrected.append(cold(log, catalogue, split.test, job, corrected=False))
-        return bare(uncorrected[-1])
 
     def served(trained: Callable[[], TrainedTowers]) -> Model:
         return TowerModel(log, split.test, trained())
@@ -217,8 +208,7 @@ def towers_of(study: Study, catalogue: Catalogue, jobs: Sequence[TrainTwoTower])
     return [
         tested(COLD, [partial(cold, log, catalogue, split.test, job) for job in jobs]),
         tested(WARM, [partial(warm, log, catalogue, champion, split.test, job, before) for job, before in pairs]),
-        tested(WITHOUT, [partial(without, job) for job in jobs]),
-        untimed(tested(PUT_BACK, [partial(same, towers) for towers in uncorrected])),
+        tested(WITHOUT, [partial(cold, log, catalogue, split.test, job, corrected=False) for job in jobs]),
         untimed(tested(STALE, [partial(same, towers) for towers in champions])),
     ]
 
@@ -226,11 +216,6 @@ def towers_of(study: Study, catalogue: Catalogue, jobs: Sequence[TrainTwoTower])
 def same(towers: TrainedTowers) -> TrainedTowers:
     """Towers that are trained already."""
     return towers
-
-
-def bare(towers: TrainedTowers) -> TrainedTowers:
-    """The same towers, no popularity put back."""
-    return replace(towers, serving={**towers.serving, "popularity_weight": np.zeros((), np.float32)})
 
 
 def untimed(tested: Tested) -> Tested:

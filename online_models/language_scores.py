@@ -41,7 +41,8 @@ class LanguageModel(msgspec.Struct, frozen=True):
     """How a version uses its language model; content of `LANGUAGE_MODEL_FILE`.
 
     weight : what a deviation of s adds to the log-odds of the blend
-    slope, intercept : slope · s + intercept is the calibrated logit of a shown item being taken
+    slope, intercept : slope · s + intercept is the calibrated logit of a shown item being taken; of a version that had seen too
+        few choices from lists, that of an item among popular ones
     version : under whose name the scores are kept, see `Manifest.language_model`
     """
 

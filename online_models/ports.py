@@ -218,11 +218,11 @@ class LanguageScoreWrites(Protocol):
     def put_segments(self, model: ModelName, version: ModelVersion, segments: bytes, ttl: timedelta) -> None:
         """Replace the scores of new items by segment (`SegmentScores.encode`). Idempotent."""
 
-    def put_complete(self, model: ModelName, version: ModelVersion, ttl: timedelta) -> None:
-        """Note that all scores of a version are there. Idempotent."""
+    def put_complete(self, model: ModelName, version: ModelVersion, space: str, ttl: timedelta) -> None:
+        """Note that all scores of a version are there, beside a recommender of this space (`Manifest.space`). Idempotent."""
 
-    def time_left(self, model: ModelName, version: ModelVersion) -> timedelta:
-        """How long the scores of a version still count; none where they are not noted to be there."""
+    def time_left(self, model: ModelName, version: ModelVersion, space: str) -> timedelta:
+        """How long the scores of a version beside a recommender of this space still count; none where they are not there."""
 
     def claim_scoring(self, model: ModelName, version: ModelVersion, worker: str, lease: timedelta) -> bool:
         """Take it on oneself to score again for a version; False while somebody else does. Compare-and-set."""

@@ -86,7 +86,7 @@ def expected_shapes(tensors: Mapping[str, F32]) -> dict[str, tuple[int, ...]]:
     if missing := [name for name in _SIZES if name not in tensors]:
         raise ArtifactError(f"two-tower: expected tensors {', '.join(missing)}, got {', '.join(sorted(tensors))}")
     items, entries = (*tensors["item_inputs"].shape, 0, 0)[:2]
-    members = max(1, *tensors["attention_query"].shape[:1])
+    members = max((1, *tensors["attention_query"].shape[:1]))
     a, length, h = (tensors[name].size // members for name in _SIZES[1:])
     d, rest = divmod(entries, members)
     if rest:

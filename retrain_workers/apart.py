@@ -13,6 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from multiprocessing.connection import wait
 from typing import Final
 
 from retrain_workers.process_usage import ProcessUsage
@@ -44,21 +45,23 @@ def run_apart(work: Callable[[], None], limits: Limits, stopped: Callable[[], bo
     deadline = time.monotonic() + limits.timeout.total_seconds()
     process.start()
     assert process.pid is not None, "started above"
+    ended = None
     try:
-        while process.is_alive():
-            if stopped():
-                return Ended.STOPPED
+        while ended is None and not wait([process.sentinel], _GLANCE_SECONDS):
             usage = ProcessUsage.of(process.pid) or ProcessUsage()
-            if time.monotonic() >= deadline or 0 < limits.memory_bytes < usage.peak_bytes:
-                return Ended.OVER_LIMIT
-            process.join(_GLANCE_SECONDS)
-        return Ended.DONE if process.exitcode == 0 else Ended.FAILED
+            if stopped():
+                ended = Ended.STOPPED
+            elif time.monotonic() >= deadline or 0 < limits.memory_bytes < usage.peak_bytes:
+                ended = Ended.OVER_LIMIT
     finally:
-        with suppress(ProcessLookupError):  # not yet the leader of a group, or gone
+        # Before it is reaped, and its number free for another group.
+        with suppress(ProcessLookupError):  # not yet the leader of a group
             os.killpg(process.pid, signal.SIGKILL)
         process.kill()
         process.join()
+        status = process.exitcode
         process.close()
+    return ended or (Ended.DONE if status == 0 else Ended.FAILED)
 
 
 def _apart(work: Callable[[], None]) -> None:

@@ -123,7 +123,8 @@ def chores_of(settings: WorkerSettings, stores: Stores, found: StoreSettings, na
     if not settings.types or JobKind.LORA in settings.types:
         ttl, timeout = timedelta(seconds=settings.language_scores_seconds), terms_of(settings).job_timeout
         run = partial(rescore_apart, found, settings)
-        chores.append(rescoring(stores.registry, stores.language, run, ttl, timeout, name))
+        # a claim outlives what it is for: one that ran out of time leaves a pause as well
+        chores.append(rescoring(stores.registry, stores.language, run, ttl, 2 * timeout, name))
     return Chores(chores)
 
 

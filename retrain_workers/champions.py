@@ -47,7 +47,7 @@ def champion_of(
     """A registered version, ready to rank.
 
     None when its artifact is missing, torn or altered: no reader that starts now could serve it, so a candidate is judged as a
-    first model is, and the canary decides.
+    first model is, given enough users to judge by, and the canary decides.
     """
     registered = registry.version(model, version)
     try:

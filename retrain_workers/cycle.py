@@ -64,7 +64,7 @@ def run_job(
     trainer: Trainer = trainer_for(job.payload, champion, rules.trainers)
     shown = isinstance(job.payload, TrainLora)
     data = read_training_data(
-        stores.interactions, job.model, stores.snapshots, until_of(job.payload), attempt, impressions=shown
+        stores.interactions, job.model, stores.snapshots, until_of(job.payload), parent, attempt, impressions=shown
     )
     refuse_too_little(data.dataset, rules.min_positive_events, rules.min_items)
     unread = parent is not None and champion is None

@@ -74,7 +74,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     gc.add_argument("--dry-run", action="store_true", help="only say what would go")
     gc.add_argument("--keep", type=int, help="former champions that are kept (default: setting keep_champions)")
     gc.add_argument(
-        "--grace-seconds", type=float, help="spare what is younger (default: setting collect_grace_seconds)"
+        "--grace-seconds",
+        type=float,
+        help="spare what is younger (default: setting collect_grace_seconds); a short one wants locks, which NFS has not",
     )
     gc.set_defaults(answer=collect_garbage)
     send = commands.add_parser("mirror", help="send to MLflow what it has not been told")

@@ -2,8 +2,10 @@
 
 - Scores are of users as they were. Half of their time over, they are computed anew for the users of today, by the champion's own
   adapter: no training, and no gate that could refuse one and leave readers without any.
-- Scores that are gone before their time, as Redis is after it has lost its data, are due at once.
-- The language model works in a process of its own. Meanwhile the worker takes no job: as long as scores take after a training.
+- Scores that are gone before their time, as after Redis has lost its data, are due at once, and so are those that were made
+  beside another recommender than the champion: its candidates are others, and new items lie elsewhere in its space.
+- The language model works in a process of its own, for one model at a look. Meanwhile the worker takes no job: as long as scores
+  take after a training.
 - One worker at a time. One that fails leaves its claim, which is the pause before another tries.
 """
 
@@ -46,23 +48,27 @@ def rescoring(
 
     def work(_: datetime, stopped: Callable[[], bool]) -> None:
         for model in registry.models():
-            adapter = adapter_of(registry, model)
-            if adapter is None or stopped() or language.time_left(model, adapter) > ttl / 2:
+            champion = champion_with_adapter(registry, model)
+            if champion is None or stopped() or language.time_left(model, *champion) > ttl / 2:
                 continue
+            adapter = champion[0]
             if language.claim_scoring(model, adapter, worker, claim):
                 ended = rescore(model, stopped)
                 _LOG.info("scores.ended model=%s language_model=%s ended=%r", model, adapter, ended.value)
                 if ended in (Ended.DONE, Ended.STOPPED):
                     language.release_scoring(model, adapter)
+                return  # the next model at the next look: jobs come first
 
     return Chore("rescoring", LOOK_EVERY, work)
 
 
-def adapter_of(registry: ModelRegistry, model: ModelName) -> ModelVersion | None:
-    """The language model of a model's champion; None where there is none."""
+def champion_with_adapter(registry: ModelRegistry, model: ModelName) -> tuple[ModelVersion, str] | None:
+    """The language model of a model's champion and the space of its factors; None where there is no language model."""
     champion = registry.champion(model)
     registered = None if champion is None else registry.version(model, champion)
-    return None if registered is None else registered.manifest.language_model
+    if registered is None or registered.manifest.language_model is None:
+        return None
+    return registered.manifest.language_model, registered.manifest.space
 
 
 def rescore(model: ModelName, stores: TrainingStores, rules: TrainingRules) -> None:
@@ -92,7 +98,9 @@ def rescore(model: ModelName, stores: TrainingStores, rules: TrainingRules) -> N
     adapter = None if champion is None else champion.manifest.language_model
     if champion is None or adapter is None:
         raise ArtifactError(f"{model}: expected a whole champion with a language model, got {version}")
-    data = read_training_data(stores.interactions, model, stores.snapshots, None, Unwatched(), impressions=False)
+    data = read_training_data(
+        stores.interactions, model, stores.snapshots, None, version, Unwatched(), impressions=False
+    )
     texts = Texts.of(data.catalogue)
     scorer = scorer_of(champion.files, texts, rules.trainers.base_model_dir, device_of(rules.trainers.device))
     recent, candidates = (_trained_with(stores.registry, model, adapter, name) for name in ("recent", "candidates"))

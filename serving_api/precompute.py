@@ -8,6 +8,7 @@
 - Nothing is drawn for exploration and nothing capped by exposure: both belong to the moment of a request.
 """
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,9 @@ from serving_api.ranking import POPULARITY, Visit, rank
 from serving_api.reader import ModelState, Reader
 from serving_api.recommender import choose
 from serving_api.rules import Reranking
+from serving_api.suggesting import readable
+
+log: Final = logging.getLogger(__name__)
 
 BATCH_USERS: Final = 1_000
 
@@ -159,6 +163,9 @@ class Precompute:
         for (user, view), of in zip(served, known, strict=True):
             if of is None:
                 continue
+            of, error = readable(of)
+            if error is not None:
+                log.warning("language_scores_torn model=%s user=%s error=%s", state.model, user, error)
             ranking = rank(view, state.popular, state.facts, Visit(user, top, now_ms), of, self.reranking)
             if ranking.source != POPULARITY and ranking.items:
                 items, scores = [item.item_id for item in ranking.items], [item.score for item in ranking.items]

@@ -254,7 +254,7 @@ class Reader:
                 self._views[model] = self._views[model].resting(now, now - begun)
 
     def _poll_segments(self, model: ModelName) -> None:
-        """What language models say of new items: written once by a training, and so read rarely."""
+        """What language models say of new items: written by a training and by workers that score again, and so read rarely."""
         views, now = self._views[model], time.monotonic()
         wanted = {version: named for version, each in views.loaded.items() if (named := each.manifest.language_model)}
         asked, due_at = self._segments_asked.get(model, (set(), 0.0))

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
@@ -21,7 +21,6 @@ from online_models import history
 from online_models.contracts.events import Item
 from online_models.contracts.ids import ModelName, ModelVersion, UserId, hashes_of
 from online_models.errors import StoreError, StoreUnavailable
-from online_models.language_scores import decode_scores
 from online_models.ports import ServingStore, UserReads, UserState
 from serving_api.assignment import Variant, variant
 from serving_api.impressions import ImpressionLog, Shown
@@ -35,6 +34,7 @@ from serving_api.reranking.exposure import Exposure
 from serving_api.retrieval import VersionView
 from serving_api.rules import Reranking
 from serving_api.sessions import PageToken, Session, decoded, encode
+from serving_api.suggesting import readable
 
 log: Final = logging.getLogger(__name__)
 
@@ -231,20 +231,11 @@ class Recommender:
                 self._torn("user_state", ask.model, error)
             self._instruments.degraded.labels(ask.model).inc()
             return self._last_known.get(ask.model, version, ask.user_id) or NOTHING_KNOWN, True
-        user = self._without_torn_scores(ask.model, user)
+        user, torn = readable(user)
+        if torn is not None:
+            self._torn("language_scores", ask.model, torn)
         self._last_known.put(ask.model, version, ask.user_id, user)
         return user, False
-
-    def _without_torn_scores(self, model: ModelName, user: UserState) -> UserState:
-        """What was read, less a language model's scores where they cannot be read: the blend decides without them."""
-        if user.language is None:
-            return user
-        try:
-            decode_scores(user.language)
-        except StoreError as error:
-            self._torn("language_scores", model, error)
-            return replace(user, language=None)
-        return user
 
     def _torn(self, what: str, model: ModelName, error: StoreError) -> None:
         """Count what Redis holds and nobody can read, and say so once in a while."""

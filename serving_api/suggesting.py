@@ -1,6 +1,6 @@
 """What a language model has said beforehand of a user's candidates, or of new items to users like them, as ranking takes it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -37,11 +37,11 @@ class Suggestions:
 
 def suggestions_of(view: VersionView, user: UserState, vector: F32) -> Suggestions | None:
     """What the language model of a view says to a user of long vector (k,): of new items as to users like them, and of whatever
-    it has scored for the user alone as to the user; None where it has said nothing, or its scores are torn."""
+    it has scored for the user alone as to the user; None where it has said nothing. Raises StoreError, see `readable`."""
     model = view.loaded.language_model
     if model is None:
         return None
-    own = [] if user.language is None else [_own(user.language)]
+    own = [] if user.language is None else [decode_scores(user.language)]
     of_segment = [] if view.segments is None or not vector.any() else [view.segments.of(vector)]
     said = [_suggested(view, scored, model) for scored in (*of_segment, *own) if len(scored)]
     if not said:
@@ -53,12 +53,14 @@ def suggestions_of(view: VersionView, user: UserState, vector: F32) -> Suggestio
     return Suggestions(rows[kept], gains[kept], logits[kept])
 
 
-def _own(raw: bytes) -> npt.NDArray[np.void]:
-    """Torn scores are none; whoever reads them tells of it."""
-    try:
-        return decode_scores(raw)
-    except StoreError:
-        return decode_scores(b"")
+def readable(user: UserState) -> tuple[UserState, StoreError | None]:
+    """What was read of a user, less a language model's scores where they are torn, and why: the blend decides without them."""
+    if user.language is not None:
+        try:
+            decode_scores(user.language)
+        except StoreError as error:
+            return replace(user, language=None), error
+    return user, None
 
 
 def _suggested(view: VersionView, scored: npt.NDArray[np.void], model: LanguageModel) -> tuple[Rows, F32, F32]:

@@ -76,13 +76,13 @@ def segment_scores(model: ModelName, version: ModelVersion) -> str:
 
 
 def complete_scores(model: ModelName, version: ModelVersion) -> str:
-    """String `1`, once all scores of a language model are written: its TTL is theirs. TTL `worker.language_scores_seconds`.
-    Writer: the worker that has written them."""
+    """String: `Manifest.space` of the recommender beside which all scores of a language model are written; its TTL is theirs.
+    TTL `worker.language_scores_seconds`. Writer: the worker that has written them."""
     return f"m:{{{model}}}:llm:{version}:complete"
 
 
 def scoring(model: ModelName, version: ModelVersion) -> str:
-    """String: name of the worker that scores again for a language model. TTL `worker.job_timeout_seconds`. Writer: it."""
+    """String: name of the worker that scores again for a language model. TTL twice `worker.job_timeout_seconds`. Writer: it."""
     return f"m:{{{model}}}:llm:{version}:scoring"
 
 

@@ -5,6 +5,7 @@
   that are returned.
 - What a crashed writer left behind has a dot name, which no version can have; the next writer removes it after a day.
 - A writer holds its directory locked (`flock`) as long as it is at work: what is locked is nobody's to remove, however old.
+  Where directories cannot be locked (NFS) its age alone protects it.
 """
 
 import errno

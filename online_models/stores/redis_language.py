@@ -35,16 +35,24 @@ class RedisLanguageScores:
         with translated():
             self._client.set(keys.segment_scores(model, version), segments, px=ttl)
 
-    def put_complete(self, model: ModelName, version: ModelVersion, ttl: timedelta) -> None:
-        """Note that all scores of a version are there. Idempotent. Raises StoreUnavailable."""
-        with translated():
-            self._client.set(keys.complete_scores(model, version), b"1", px=ttl)
+    def put_complete(self, model: ModelName, version: ModelVersion, space: str, ttl: timedelta) -> None:
+        """Note that all scores of a version are there, beside a recommender of this space (`Manifest.space`). Idempotent.
 
-    def time_left(self, model: ModelName, version: ModelVersion) -> timedelta:
-        """How long the scores of a version still count; none where they are not noted to be there. Raises StoreUnavailable."""
+        Raises StoreUnavailable.
+        """
         with translated():
-            left_ms = self._client.pttl(keys.complete_scores(model, version))
-        return timedelta(milliseconds=max(0, left_ms))  # below 0 where there is no such key
+            self._client.set(keys.complete_scores(model, version), space, px=ttl)
+
+    def time_left(self, model: ModelName, version: ModelVersion, space: str) -> timedelta:
+        """How long the scores of a version beside a recommender of this space still count; none where they are not there.
+
+        Raises StoreUnavailable.
+        """
+        with translated(), self._client.pipeline(transaction=True) as pipe:
+            pipe.get(keys.complete_scores(model, version))
+            pipe.pttl(keys.complete_scores(model, version))
+            made_in, left_ms = pipe.execute()
+        return timedelta(milliseconds=left_ms) if made_in == space.encode() else timedelta()
 
     def claim_scoring(self, model: ModelName, version: ModelVersion, worker: str, lease: timedelta) -> bool:
         """Take it on oneself to score again for a version; False while somebody else does. Compare-and-set. Raises

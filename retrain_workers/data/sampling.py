@@ -1,4 +1,4 @@
-"""Which events a training sees, and against what: negatives, down-sampling with calibration, and replay of old events.
+"""Which events a training sees, and against what: negatives, what their number does to log-odds, and replay of old events.
 
 - A negative is drawn by a hash of the seed and of the event itself, not by the next of a stream of random numbers: what is drawn
   for an event is the same in whatever order and batches the events arrived.

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from online_models.contracts.events import Item
-from online_models.contracts.ids import ModelName
+from online_models.contracts.ids import ModelName, ModelVersion
 from online_models.interactions import Interactions
 from online_models.ports import InteractionStore
 from retrain_workers.attempt import Attempt
@@ -19,7 +19,7 @@ from retrain_workers.data.impressions import Impressions
 from retrain_workers.data.snapshots import Snapshot, opened, take
 
 SNAPSHOT: Final = "snapshot"
-"""Name of the checkpoint that holds the hash of the snapshot which a job's first attempt took."""
+"""Name of the checkpoint that holds the champion that a job's first attempt met, and the hash of the snapshot that it took."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +47,15 @@ def read_training_data(
     model: ModelName,
     snapshots: Path,
     until_ms: int | None,
+    champion: ModelVersion | None,
     attempt: Attempt,
     *,
     impressions: bool,
 ) -> TrainingData:
     """Read the snapshot of the job's earlier attempt under `snapshots`, where that is whole, else take one.
+
+    champion : that the model is to be judged beside; where another has come since the earlier attempt, its data may reach further
+        than that snapshot, which then has nothing to judge by
 
     Raises
     ------
@@ -60,10 +64,10 @@ def read_training_data(
     StoreError, StoreUnavailable
         When PostgreSQL fails.
     """
-    snapshot = _earlier(model, snapshots, attempt)
+    snapshot = _earlier(model, snapshots, champion, attempt)
     if snapshot is None:
         snapshot = take(store, model, snapshots, until_ms)
-        attempt.keep(SNAPSHOT, snapshot.sha256.encode())
+        attempt.keep(SNAPSHOT, f"{champion} {snapshot.sha256}".encode())
     interactions = snapshot.interactions()
     return TrainingData(
         dataset=dataset_of(interactions),
@@ -74,6 +78,6 @@ def read_training_data(
     )
 
 
-def _earlier(model: ModelName, snapshots: Path, attempt: Attempt) -> Snapshot | None:
-    kept = attempt.checkpoint(SNAPSHOT)
-    return None if kept is None else opened(model, snapshots, kept.decode())
+def _earlier(model: ModelName, snapshots: Path, champion: ModelVersion | None, attempt: Attempt) -> Snapshot | None:
+    met, _, sha256 = (attempt.checkpoint(SNAPSHOT) or b"").decode().partition(" ")
+    return opened(model, snapshots, sha256) if sha256 and met == str(champion) else None

@@ -84,7 +84,7 @@ def publish(
         scored += len(scores)
     if (segments := segment_scores(model, users, data.catalogue)) is not None:
         language.put_segments(name, version, segments.encode(), ttl)
-    language.put_complete(name, version, ttl)
+    language.put_complete(name, version, model.champion.manifest.space, ttl)
     return scored
 
 

@@ -55,7 +55,7 @@ class Pretraining:
     A pass over a thousand choices of 8 and 6 short titles is about 5 CPU seconds of `SMALL`, 15 of `MEDIUM`.
 
     Two passes at a low rate: after one at 3e-3 the loss of later choices hung on luck, 1.78 to 1.95 in four trials in the demo's
-    worlds, where chance is 2.02. After these it is 1.76 to 1.80, for 1.5 times the steps.
+    worlds, where chance is 2.02. After these it is 1.76 to 1.80, for 1.4 times the steps.
     """
 
     size: TinySize = SMALL

@@ -234,14 +234,18 @@ class LoraTrainer:
         adapter = train_adapter(base, texts.texts, learned, later, self.job, attempt)
         scorer, items = Scorer(base, texts.texts, adapter), ItemTexts.of(texts.ids, self.job.recent)
         weight = fitted_weight(scorer, items, chosen)
-        calibration = calibration_of(scorer, later)
+        shown = groups_of(
+            data.dataset, data.impressions, texts, self.job, self.job.choices, parts.cut_ms, only_from_lists=True
+        )
+        told = data.impressions if len(shown) >= MIN_CHOICES else None
+        calibration = calibration_of(scorer, later if told is None else shown)
         return LoraModel(
             champion=self.champion,
             base=base,
             base_files=base_files,
             adapter=adapter,
             texts=texts,
-            use=use_of(weight, calibration, data.impressions, self.job.group_size),
+            use=use_of(weight, calibration, told, self.job.group_size),
             calibration=calibration,
             job=self.job,
             start=start,
@@ -277,15 +281,19 @@ def groups_of(
     job: TrainLora,
     most: int,
     since_ms: int | None = None,
+    *,
+    only_from_lists: bool = False,
 ) -> ChoiceGroups:
     """The newest choices among items with a text, at most so many, oldest first; none before `since_ms`.
+
+    only_from_lists : none of what people found without us
 
     A choice that has too few items beside it is left out, see `beside`.
     """
     place = {item: row for row, item in enumerate(texts.ids)}
     row_of = np.array([place.get(item, -1) for item in dataset.items], np.int64)  # (dataset items,)
     positive = np.flatnonzero((dataset.strength > 0) & (row_of[dataset.item] >= 0))
-    chosen = positive[-most:]
+    chosen = positive[dataset.recommended[positive]][-most:] if only_from_lists else positive[-most:]
     if since_ms is not None:
         chosen = chosen[dataset.ts_ms[chosen] >= since_ms]
     stand = beside(dataset, chosen, impressions, job)
@@ -326,7 +334,11 @@ def calibration_of(scorer: Scorer, choices: ChoiceGroups) -> Calibration:
 
 
 def use_of(weight: float, calibration: Calibration, impressions: Impressions | None, candidates: int) -> LanguageModel:
-    """How readers use the scores: their weight, and the log-odds of a shown item, whose rate is that of the impressions."""
+    """How readers use the scores: their weight, and the log-odds of an item.
+
+    calibration : over choices from lists, with the impressions that tell the rate of what is shown; without impressions over all
+        choices, and the log-odds are those of an item that stands beside so many candidates
+    """
     assert isinstance(calibration.calibrator, Platt), "no other was asked for"
     intercept = calibration.calibrator.intercept + shift_of(impressions, candidates)
     return LanguageModel(weight, calibration.calibrator.slope, intercept)

@@ -69,15 +69,17 @@ def write_over_time(windows: Sequence[Window], folder: Path, title: str) -> list
 
 
 def markdown_of(windows: Sequence[Window], title: str) -> str:
-    """The windows as Markdown, a column for each model, with its mean and how much it varies."""
+    """The windows as Markdown, a column for each model; its mean and deviation are over the cuts that all models have."""
     names = list(dict.fromkeys(name for window in windows for name in window.ndcg))
     rows = [
         [f"{utc(window.cut_ms):%Y-%m-%d %H:%M}", f"{window.history_events:,}", f"{window.users:,}"]
         + [f"{window.ndcg[name]:.4f}" if name in window.ndcg else "" for name in names]
         for window in windows
     ]
-    gains = [np.array([window.ndcg[name] for window in windows if name in window.ndcg]) for name in names]
-    summary = ["mean ± sd", "", "", *(f"{gain.mean():.4f} ± {gain.std():.4f}" for gain in gains)]
+    common = [window for window in windows if len(window.ndcg) == len(names)]
+    gains = [np.array([window.ndcg[name] for window in common]) for name in names] if common else []
+    summary = [f"mean ± sd of {len(common)}", "", "", *(f"{gain.mean():.4f} ± {gain.std():.4f}" for gain in gains)]
+    summary += [""] * (len(names) - len(gains))
     heads = ["cut, UTC", "events before", "users", *names]
     lines = [heads, ["---"] + ["---:"] * (len(heads) - 1), *rows, summary]
     return f"# NDCG@{CUTOFF} over time: {title}\n\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines)

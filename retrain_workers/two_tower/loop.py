@@ -51,7 +51,7 @@ _MOMENTS: Final = ("exp_avg", "exp_avg_sq", "step")
 class Schedule:
     """passes : rows of the examples of each pass, in any order; batch_size : examples of a step
     learning_rate : at its highest; length : items of a history; seed : of the orders and of what is dropped
-    corrected : whether log q is taken from the logits, and the log of popularity added
+    corrected : whether log q is taken from the logits
     """
 
     passes: Sequence[I64]
@@ -135,10 +135,10 @@ class Loop:
         """One step."""
         rows = self._devices.share(rows)
         batch = self._examples.batch(rows, self._schedule.length)
-        offsets = np.zeros((len(rows), len(rows)), np.float32)
+        targets = self._examples.target[rows]
+        offsets = self._popularity.at(rows, targets)
         if self._schedule.corrected:
-            targets = self._examples.target[rows]
-            offsets = self._popularity.at(rows, targets) - log_q[targets]
+            offsets -= log_q[targets]
         for group in self._optimizer.param_groups:
             group["lr"] = self._schedule.rate(self.step)
         self._optimizer.zero_grad()

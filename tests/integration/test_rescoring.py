@@ -37,6 +37,7 @@ class Desk:
     registry: PostgresRegistry
     language: RedisLanguageScores
     adapter: ModelVersion
+    space: str
     ends: Ended = Ended.DONE
     scored: list[ModelName] = field(default_factory=list)
 
@@ -62,7 +63,9 @@ def desk(fresh_stores: Endpoints, tmp_path: Path) -> Iterator[Desk]:
         registry, rollouts = PostgresRegistry(database), PostgresRollouts(database)
         adapter = publish(FilesystemArtifacts(tmp_path), registry, MOVIES, small_model(1), language=True)
         rollouts.adopt(MOVIES, adapter, "test")
-        yield Desk(registry, RedisLanguageScores(client), adapter)
+        registered = registry.version(MOVIES, adapter)
+        assert registered is not None
+        yield Desk(registry, RedisLanguageScores(client), adapter, registered.manifest.space)
 
 
 @pytest.mark.parametrize(
@@ -74,8 +77,15 @@ def test_scores_are_due_when_half_of_their_time_is_over_or_they_are_gone(
     desk: Desk, left: timedelta | None, due: int
 ) -> None:
     if left is not None:
-        desk.language.put_complete(MOVIES, desk.adapter, left)
+        desk.language.put_complete(MOVIES, desk.adapter, desk.space, left)
     assert desk.looks() == due
+
+
+def test_scores_beside_another_recommender_are_due_however_fresh(desk: Desk) -> None:
+    desk.language.put_complete(MOVIES, desk.adapter, "another space", TTL)
+    assert desk.looks() == 1
+    desk.language.put_complete(MOVIES, desk.adapter, desk.space, TTL)
+    assert desk.looks() == 0
 
 
 def test_one_worker_at_a_time_scores_and_one_that_fails_is_not_followed_at_once(desk: Desk) -> None:

@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from online_models.contracts.events import EVENT_TYPES, Event, EventType, Item
-from online_models.contracts.ids import FencingToken
+from online_models.contracts.ids import FencingToken, ModelVersion
 from online_models.errors import ArtifactError, TrainingError
 from online_models.interactions import DAY_MS, EventView, Interactions
 from online_models.stores.embedded import Endpoints
@@ -270,9 +270,9 @@ def test_a_later_attempt_trains_on_what_the_first_one_read_while_that_is_there(p
     store = store_of(postgres, log(200, days=50))
     store.put_items([Item("a", "movies", "Alien")])
 
-    def attempted(token: int) -> TrainingData:
+    def attempted(token: int, champion: ModelVersion | None = None) -> TrainingData:
         attempt = attempt_of(tmp_path / "job", token)
-        return read_training_data(store, MOVIES, tmp_path, None, attempt, impressions=True)
+        return read_training_data(store, MOVIES, tmp_path, None, champion, attempt, impressions=True)
 
     first = attempted(1)
     store.write([batch([event(999_999, ts=20_060 * DAY_MS)])])
@@ -281,7 +281,7 @@ def test_a_later_attempt_trains_on_what_the_first_one_read_while_that_is_there(p
     assert again.snapshot_sha256 == first.snapshot_sha256
     assert_same(again.interactions, first.interactions)
     assert again.catalogue == first.catalogue
-    another = read_training_data(store, MOVIES, tmp_path, None, Unwatched(), impressions=False)
+    another = read_training_data(store, MOVIES, tmp_path, None, None, Unwatched(), impressions=False)
     assert len(another.interactions) == len(first.interactions) + 1
     for path in (tmp_path / "movies").glob("2*.parquet"):
         path.unlink()
@@ -290,6 +290,9 @@ def test_a_later_attempt_trains_on_what_the_first_one_read_while_that_is_there(p
     assert anew.catalogue["a"].title == "Aliens"
     store.write([batch([event(999_998, ts=20_061 * DAY_MS)])])
     assert attempted(4).snapshot_sha256 == anew.snapshot_sha256
+    beside_another = attempted(5, ModelVersion("v7"))  # whose data may reach further than what was read before it came
+    assert len(beside_another.interactions) == len(anew.interactions) + 1
+    assert attempted(6, ModelVersion("v7")).snapshot_sha256 == beside_another.snapshot_sha256
 
 
 def test_a_busy_block_has_a_file_a_day_and_a_late_event_costs_one(postgres: str, tmp_path: Path) -> None:

@@ -157,7 +157,7 @@ WRITES = (
     Write("embeddings", embeddings, lambda s: s.apply(UPDATE), keyspace),
     Write("publication", embeddings, lambda s: s.apply(PUBLICATION), keyspace),
     Write("publication of a log", embeddings, lambda s: [s.apply(UPDATE), s.apply(PUBLICATION)], keyspace),
-    Write("complete scores", language, lambda s: s.put_complete(MOVIES, V1, DAY), keyspace),
+    Write("complete scores", language, lambda s: s.put_complete(MOVIES, V1, "space", DAY), keyspace),
     Write("claim of scoring", language, lambda s: s.claim_scoring(MOVIES, V1, "worker", DAY), keyspace),
     Write("scores", language, lambda s: s.put_scores(MOVIES, V1, {UserId("u"): b"scores"}, DAY), keyspace),
     Write("segments", language, lambda s: s.put_segments(MOVIES, V1, b"segments", DAY), keyspace),

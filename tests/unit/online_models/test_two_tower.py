@@ -235,6 +235,7 @@ def replaced(name: str, tensor: object) -> Callable[[Tensors], Tensors]:
         (replaced("attention_weight", np.zeros((2, 2, 3), np.float32)), r"attention_weight: .*\(2, 3, 2\), got .*\(2, 2, 3\)"),
         (replaced("item_inputs", [1, 2]), r"item_inputs: expected float32 \(2, 0\), got float32 \(2,\)"),
         (replaced("place_bias", np.zeros((3, 4), np.float32)), r"place_bias: expected float32 \(2, 6\), got float32 \(3, 4\)"),
+        (replaced("attention_query", 1), r"attention_weight: expected float32 \(1, 1, 4\), got float32 \(2, 3, 2\)"),
         (replaced("start_score", [1]), r"start_score: expected float32 \(2,\), got float32 \(1,\)"),
         (replaced("start_input", np.zeros((2, 2))), r"start_input: expected float32 \(2, 2\), got float64 \(2, 2\)"),
         (replaced("demographics.age", np.zeros((7, 5), np.float32)), r"demographics.age: expected float32 \(7, 4\)"),

@@ -18,7 +18,7 @@ from serving_api.ranking import RankedItem, Visit, known_of, rank
 from serving_api.reranking.explanations import Code
 from serving_api.retrieval import VersionView
 from serving_api.rules import Reranking
-from serving_api.suggesting import suggestions_of
+from serving_api.suggesting import readable, suggestions_of
 from tests.drawn_learner import ITEMS, K, names
 from tests.serving_views import V1, drawn_view, history_of
 
@@ -108,7 +108,11 @@ def test_new_items_are_judged_by_the_segment_unless_the_user_has_a_score() -> No
 def test_without_scores_or_with_torn_ones_the_blend_decides() -> None:
     view, known = view_of(4), met("item-0")
     plain = shown(view, UserState(None, known))
-    assert shown(view, UserState(None, known, language=b"torn")) == plain
+    torn, error = readable(UserState(None, known, language=b"torn"))
+    assert "expected 12 bytes an item, got 4" in str(error)
+    assert shown(view, torn) == plain
+    whole = UserState(None, known, language=scores_of({"item-7": 9.0}))
+    assert readable(whole) == (whole, None)
     assert shown(view, UserState(None, known, language=scores_of({"nobody knows this": 3.0}))) == plain
     other = replace(view, loaded=replace(view.loaded, language_model=None))
     assert shown(other, UserState(None, known, language=scores_of({"item-7": 9.0, "item-8": 0.0}))) == plain

@@ -69,6 +69,15 @@ def test_beside_what_was_found_without_us_nothing_stands_because_it_was_shown() 
     assert groups_of(dataset, shown, TEXTS, JOB, most=50).sha256() != drawn.sha256()
 
 
+def test_choices_from_lists_alone_are_the_recommended_ones() -> None:
+    dataset = taken_from_a_list()
+    from_lists = groups_of(dataset, None, TEXTS, JOB, most=50, only_from_lists=True)
+    assert len(from_lists) == 1
+    assert from_lists.sha256() == groups_of(dataset, None, TEXTS, JOB, most=1).sha256()
+    found = dataclasses.replace(dataset, recommended=np.zeros(len(dataset), np.bool_))
+    assert len(groups_of(found, None, TEXTS, JOB, most=50, only_from_lists=True)) == 0
+
+
 def test_choices_since_a_time_are_those_of_all_that_come_after_it() -> None:
     dataset = taken_from_a_list()
     everything = groups_of(dataset, None, TEXTS, JOB, most=50)
