@@ -5,19 +5,15 @@
 
 import enum
 import multiprocessing
-import os
-import signal
-import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from multiprocessing.connection import wait
 from typing import Final
 
 from retrain_workers.process_usage import ProcessUsage
-from retrain_workers.training_process import end_with_parent
+from retrain_workers.training_process import kill_group, lead_group
 
 _GLANCE_SECONDS: Final = 0.1
 
@@ -54,10 +50,7 @@ def run_apart(work: Callable[[], None], limits: Limits, stopped: Callable[[], bo
             elif time.monotonic() >= deadline or 0 < limits.memory_bytes < usage.peak_bytes:
                 ended = Ended.OVER_LIMIT
     finally:
-        # Before it is reaped, and its number free for another group.
-        with suppress(ProcessLookupError):  # not yet the leader of a group
-            os.killpg(process.pid, signal.SIGKILL)
-        process.kill()
+        kill_group(process)
         process.join()
         status = process.exitcode
         process.close()
@@ -65,6 +58,5 @@ def run_apart(work: Callable[[], None], limits: Limits, stopped: Callable[[], bo
 
 
 def _apart(work: Callable[[], None]) -> None:
-    os.setpgid(0, 0)  # Ctrl-C does not reach it: the parent decides
-    threading.Thread(target=end_with_parent, daemon=True).start()
+    lead_group()
     work()

@@ -18,6 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Final, Self
 
@@ -75,10 +76,7 @@ class TrainingProcess:
         return self
 
     def __exit__(self, *_: object) -> None:
-        assert self._process.pid is not None, "started in __enter__"
-        with suppress(ProcessLookupError):  # not yet the leader of a group
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.kill()
+        kill_group(self._process)
         wait([self._process.sentinel])
         self.look()  # not reaped yet: this reading is final
         self._process.join()
@@ -121,8 +119,7 @@ class TrainingProcess:
 def _training_process(
     train: Train, job: RetrainJob, checkpoints: Path, sender: "Connection[Outcome | Progress, Outcome | Progress]"
 ) -> None:
-    os.setpgid(0, 0)  # Ctrl-C does not reach it: the parent decides
-    threading.Thread(target=end_with_parent, daemon=True).start()
+    lead_group()
 
     def send(progress: Progress) -> None:
         # a pipe is writable while a whole page is free, and a progress is far smaller
@@ -133,7 +130,21 @@ def _training_process(
     sender.send(_outcome_of(train, job, attempt))
 
 
-def end_with_parent() -> None:
+def lead_group() -> None:
+    """What a process of a worker does first: lead a group of its own, and see that it ends with its parent."""
+    os.setpgid(0, 0)  # Ctrl-C does not reach it: the parent decides
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def kill_group(process: BaseProcess) -> None:
+    """Kill a started process and what it has started in turn. Not after it is reaped: its number may be another group's then."""
+    assert process.pid is not None, "expected a started process"
+    with suppress(ProcessLookupError):  # not yet the leader of a group
+        os.killpg(process.pid, signal.SIGKILL)
+    process.kill()
+
+
+def _end_with_parent() -> None:
     """Wait for the end of the process that has started this one, and kill this one's group."""
     parent = multiprocessing.parent_process()
     assert parent is not None, "started by multiprocessing"
