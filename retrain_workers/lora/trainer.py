@@ -318,11 +318,12 @@ def beside(dataset: Dataset, chosen: Rows, impressions: Impressions | None, job:
     beside it stand popular items. Were it what was shown, a model would learn that all is wrong that is recommended, and a
     recommender shows what the history is like.
     """
-    many = job.group_size - 1
-    shown = negatives(dataset, chosen, many, job.seed, impressions)
-    drawn = negatives(dataset, chosen, many, job.seed)
-    recommended = dataset.recommended[chosen, None]
-    return Negatives(np.where(recommended, shown.item, drawn.item), np.where(recommended, shown.weight, drawn.weight))
+    many, from_list = job.group_size - 1, dataset.recommended[chosen]
+    found = negatives(dataset, chosen, many, job.seed)
+    if impressions is not None and from_list.any():
+        shown = negatives(dataset, chosen[from_list], many, job.seed, impressions)
+        found.item[from_list], found.weight[from_list] = shown.item, shown.weight
+    return found
 
 
 def calibration_of(scorer: Scorer, choices: ChoiceGroups) -> Calibration:
