@@ -23,8 +23,8 @@ class Witness:
     def __init__(self, dsn: str, home: Path) -> None:
         self._connection = psycopg2.connect(dsn)
         self._connection.autocommit = True
-        self._registry = PostgresRegistry(Database(dsn))
-        self._rollouts_of = PostgresRollouts(Database(dsn))
+        database = Database(dsn)
+        self._registry, self._rollouts_of = PostgresRegistry(database), PostgresRollouts(database)
         self._home = home
         self._told: set[str] = set()
         self._next_look = 0.0
