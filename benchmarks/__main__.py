@@ -21,9 +21,12 @@ NAMES: Final = {
     "prequential": "test-then-train on recorded logs, ours beside popularity, item-kNN, rules, EASE and ALS: hit@10, NDCG@10",
     "two_tower": "two towers beside popularity, ALS with fold-in, item-kNN and EASE; cold, warm, without logQ: hit@10, CPU",
     "serving_tower": "the torch-free user tower: parity with torch, a user's vector and the scores of all items: p50, p99",
+    "canary_error_rates": "a rollout's gates, simulated: false rollbacks, users until a loss is caught, promotions at the margin",
     "gate": "the validation gate: equal candidates called better, worse ones let through, better ones let through, by users",
+    "open_bandit": "off-policy estimates on the Open Bandit sample: a policy's click rate from another's log, beside its own",
     "lora": "adapters beside full fine-tuning of a language-model scorer: quality after a drift, CPU seconds, peak bytes",
     "packed_scoring": "50 candidates behind one history beside a prompt for each: equal scores, milliseconds",
+    "rollback_speed": "a candidate that raises on every request, and a full promotion, under load: seconds, failed requests",
     "ranking": "mutual information of categorical features, beside scikit-learn and OutRank",
 }
 """Benchmark -> what it measures. Each is a module here with `main(arguments) -> exit status`."""

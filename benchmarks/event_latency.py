@@ -16,7 +16,7 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -134,6 +134,16 @@ def measured(
 
 def publish(endpoints: Endpoints, home: Path, seed: int) -> ModelVersion:
     """A version of random factors, champion and routed to."""
+    version = registered(endpoints, home, seed)
+    with closing(postgres.connect(endpoints.postgres_dsn)) as database:
+        epoch = PostgresRollouts(database).adopt(MODEL, version, "benchmark")
+    with closing(redis.connect(endpoints.redis_url)) as client:
+        redis.RedisRoutes(client).put_route(MODEL, Route(epoch=epoch, stable=version))
+    return version
+
+
+def registered(endpoints: Endpoints, home: Path, seed: int, metrics: Mapping[str, float] | None = None) -> ModelVersion:
+    """A version of random factors, a candidate where there is a champion."""
     rng = np.random.default_rng(seed)
     Y, X = (rng.normal(scale=FACTORS**-0.5, size=(rows, FACTORS)).astype(np.float32) for rows in (ITEMS, ITEMS // 2))
     tensors = {
@@ -150,11 +160,9 @@ def publish(endpoints: Endpoints, home: Path, seed: int) -> ModelVersion:
         registry = PostgresRegistry(database)
         version = registry.new_version()
         artifacts = FilesystemArtifacts(home / "artifacts")
-        manifest, sha256 = artifacts.write(manifest_of(version), {"factors.safetensors": save(tensors), **files})
+        manifest = msgspec.structs.replace(manifest_of(version), metrics=dict(metrics or {}))
+        manifest, sha256 = artifacts.write(manifest, {"factors.safetensors": save(tensors), **files})
         registry.register(manifest, sha256, "benchmark")
-        epoch = PostgresRollouts(database).adopt(MODEL, version, "benchmark")
-    with closing(redis.connect(endpoints.redis_url)) as client:
-        redis.RedisRoutes(client).put_route(MODEL, Route(epoch=epoch, stable=version))
     return version
 
 
@@ -175,11 +183,13 @@ def manifest_of(version: ModelVersion) -> Manifest:
 
 
 @contextmanager
-def running(endpoints: Endpoints, home: Path) -> Iterator[subprocess.Popen[bytes]]:
+def running(
+    endpoints: Endpoints, home: Path, settings: Mapping[str, str] | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
     """`python -m flows run` on these stores, from when it listens until it has drained."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("PENSTOCK_")}
     addresses = {"PENSTOCK_REDIS_URL": endpoints.redis_url, "PENSTOCK_POSTGRES_DSN": endpoints.postgres_dsn}
-    environment = {**kept, "PENSTOCK_HOME": str(home), "PYTHONPATH": str(ROOT), **addresses}
+    environment = {**kept, "PENSTOCK_HOME": str(home), "PYTHONPATH": str(ROOT), **addresses, **(settings or {})}
     log = home / "flow.log"
     with log.open("wb") as output:
         command = [sys.executable, "-m", "flows", "run"]

@@ -4,6 +4,7 @@
   bins of that range, bins between quantiles instead.
 - Words are categories, several in one event multi-valued, texts of words the set of these words.
 - What is different in almost every event, like a session's id, is declared a ghost: it is ranked, its drift means nothing.
+- What impressions say of the answer that they are part of follows rollouts, not people: it is left out.
 """
 
 import json
@@ -23,7 +24,17 @@ from flows.offline import Log
 from flows.parse import parse
 from online_models.columns import MappingColumns
 from online_models.contracts.columns import Column
-from online_models.contracts.events import EVENT_TYPES, EventBatch, EventType, TimeBounds
+from online_models.contracts.events import (
+    ARM_PROPENSITY_FEATURE,
+    EVENT_TYPES,
+    LANGUAGE_VERSION_FEATURE,
+    SHADOW_PLACE_FEATURE,
+    SHADOW_VERSION_FEATURE,
+    TYPE_CODES,
+    EventBatch,
+    EventType,
+    TimeBounds,
+)
 from online_models.contracts.features import NUMERIC_BINS, FeatureKind, FeatureSpec
 from online_models.errors import SourceError
 
@@ -44,6 +55,14 @@ _NEARLY = 1e-9
 """Of a bin's width: what is so close to a border lies on it."""
 _LARGEST = 1e300
 """Between numbers within this, differences are finite."""
+
+OF_ANSWERS = frozenset(
+    {
+        *("stage", "variant", "weight_bp", ARM_PROPENSITY_FEATURE),
+        *(SHADOW_VERSION_FEATURE, SHADOW_PLACE_FEATURE, LANGUAGE_VERSION_FEATURE),
+    }
+)
+"""What impressions of our API say of the version that answered, and how it came to do so."""
 
 _VALUES = {EventType.RATING: "rating", EventType.WATCH: "watch_seconds", EventType.PURCHASE: "amount"}
 _ANY_TIME = TimeBounds(-(2**62), 2**62)
@@ -66,6 +85,11 @@ class _Seen:
     several: bool = False
     types: list[npt.NDArray[np.int8]] = field(default_factory=list)
     domains: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def of_impressions(self) -> bool:
+        """Whether no event of another type carries it."""
+        return all(bool((types == TYPE_CODES[EventType.IMPRESSION]).all()) for types in self.types)
 
     def add(self, column: Column, batch: EventBatch) -> None:
         """Count a column of a batch."""
@@ -111,7 +135,7 @@ def declare(logs: Sequence[Log], sample_rows: int = SAMPLE_ROWS) -> list[Feature
             features.setdefault(name, _Seen()).add(batch.features.column(name), batch)
     specs = [_of_value(kind, np.concatenate(found)) for kind, found in values.items()]
     for name, seen in features.items():
-        if "*" not in name and any(map(len, seen.types)):
+        if "*" not in name and any(map(len, seen.types)) and not (name in OF_ANSWERS and seen.of_impressions):
             specs.append(_of_feature(name, seen, type_counts, domain_counts))
     return _distinctly_named(specs)
 

@@ -1,15 +1,14 @@
 """Outcomes: which shown items were taken up, per version; hit rate, CTR and the language model's scores watched for a fall.
 
 - A request's outcome is final once the watermark is `attribution` past it; only then is it counted, in event-time order.
-- The monitors hear the stable version and the fallback, not the canary: a bad candidate is the rollout's business, not drift.
-- The unit of a verdict is a user's first exposure in a rollout; it is remembered for the model's newest rollout.
+- The monitors hear the stable version and the fallback, not the canary and the arms of a bandit: a bad candidate is the rollout's
+  business, not drift.
+- The unit of a verdict is a user's first exposure in a rollout; outside of one, users are counted once a day.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from functools import partial
-from math import isfinite
-from types import MappingProxyType
 from typing import Any, Final, assert_never
 
 import bytewax.operators as op
@@ -19,60 +18,30 @@ from bytewax.operators import KeyedStream, StatefulBatchLogic
 
 from flows.admission import Admitted
 from flows.delayed_labels import DelayedLabels
+from flows.exposures import Exposure, Exposures
+from flows.open_requests import FALLBACK, ModelOutcomes, OpenRequests, Outcome, Request
 from flows.settings import FlowSettings
 from flows.triggers import Family, Signal
-from online_models.contracts.events import EVENT_TYPES, LANGUAGE_FEATURE, LANGUAGE_VERSION_FEATURE, Event, EventType
+from flows.user_groups import UserGroups
+from online_models.contracts.events import EVENT_TYPES, EventType
 from online_models.contracts.ids import ModelName, ModelVersion
-from online_models.contracts.rollouts import VariantWindow
+from online_models.contracts.rollouts import GroupedCounts, VariantWindow
 from online_models.drift.adwin import Adwin
 from online_models.drift.composite import drop_exceeds
 from online_models.drift.prequential import Prequential, Worse
 from online_models.ports import FeatureWindowRow
 
-SCHEMA: Final = 2
-FALLBACK: Final = ModelVersion("popularity")
-"""Stands for the version in the windows of answers that no model gave."""
+SCHEMA: Final = 3
 
 ANSWERS: Final = (EventType.CLICK, EventType.WATCH, EventType.PURCHASE)
 
+UNHEARD: Final = ("canary", "arm")
+"""Variants that the monitors do not hear."""
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """One event that matters for outcomes: an impression, or an answer to one."""
+WindowKey = tuple[ModelVersion, int, int, str, int]
+"""Version, rollout, stage, variant and start."""
 
-    event: Event
-    ts_ms: int
-    user: int
-
-
-@dataclass(slots=True)
-class Request:
-    """One answered request until its outcome is final. Mutable: it collects items and answers."""
-
-    ts_ms: int
-    user: int
-    version: ModelVersion
-    rollout_id: int
-    stage: int
-    canary: bool
-    shown: set[str] = field(default_factory=set)
-    taken: set[str] = field(default_factory=set)
-    scores: dict[str, float] = field(default_factory=dict)
-    """What the language model said of the items that it had a say in."""
-    scored_by: ModelVersion | None = None
-    """Whose language model that is."""
-
-
-@dataclass(frozen=True, slots=True)
-class ModelOutcomes:
-    """One chunk's outcomes of one model, in source order."""
-
-    model: ModelName
-    outcomes: list[Outcome]
-
-
-WindowKey = tuple[ModelVersion, int, int, int]
-Told = VariantWindow | FeatureWindowRow | Signal
+Told = VariantWindow | GroupedCounts | FeatureWindowRow | Signal
 
 LEAST_LABELS: Final = 100
 """Taken and untaken items of a window of scores, unless another number is asked for."""
@@ -96,6 +65,35 @@ class _Monitor:
         return f"{self.name} fell from {before:.4f} to {after:.4f} ({(after - before) / before:+.0%})"
 
 
+@dataclass(slots=True)
+class _Counts:
+    """What a window counts, see `VariantWindow`. Mutable: requests are added one by one."""
+
+    users: int = 0
+    successes: int = 0
+    requests: int = 0
+    hits: int = 0
+    impressions: int = 0
+    clicks: int = 0
+    stage_users: int = 0
+    first_items: int = 0
+    repeats: int = 0
+
+    def add(self, request: Request, exposure: Exposure) -> None:
+        """Count one more request."""
+        hit = bool(request.taken)
+        self.requests += 1
+        self.hits += hit
+        self.impressions += len(request.shown)
+        self.clicks += len(request.taken)
+        if exposure.first:
+            self.users += 1
+            self.successes += hit
+            self.first_items += exposure.items
+            self.repeats += exposure.repeats
+        self.stage_users += exposure.first_of_stage
+
+
 class Outcomes:
     """One model's open requests, its variant windows, and its monitors."""
 
@@ -109,106 +107,49 @@ class Outcomes:
         labels: DelayedLabels | None = None,
     ) -> None:
         self.model = ModelName("")
-        self._attribution_ms = attribution_ms
         self._window_ms = window_ms
         self._drop_fraction = drop_fraction
         self._settle_ms = settle_ms
-        self._open: dict[str, Request] = {}
-        self._early: dict[str, list[tuple[str, int]]] = {}
-        self._newest_ms = 0
-        self._exposed: tuple[int, set[int]] = (0, set())
-        self._windows: dict[WindowKey, VariantWindow] = {}
+        self._requests = OpenRequests(attribution_ms, window_ms)
+        self._exposures = Exposures()
+        self._groups = UserGroups()
+        self._windows: dict[WindowKey, _Counts] = {}
         self._monitors = [_Monitor("hit_rate", detector()), _Monitor("ctr", detector())]
         self._labels = labels or DelayedLabels(window_ms, LEAST_LABELS, drop_fraction, settle_ms)
 
     def add(self, chunk: ModelOutcomes) -> list[Told]:
-        """Take events in; returns the windows that changed and a signal per monitor that has news."""
+        """Take events in; returns the windows and the sums by group that changed, and a signal per monitor that has news."""
         self.model = chunk.model
-        for outcome in chunk.outcomes:
-            self._newest_ms = max(self._newest_ms, outcome.ts_ms)
-            if outcome.event.type is EventType.IMPRESSION:
-                self._show(outcome)
-            else:
-                self._take(outcome)
-        return self._finish()
-
-    def _show(self, outcome: Outcome) -> None:
-        event = outcome.event
-        assert event.request_id is not None
-        request = self._open.get(event.request_id)
-        # A request so late would begin its window anew, and its counts would replace the full ones.
-        if request is None and self._window_start(outcome.ts_ms) + self._window_ms < self._forgotten_until():
-            return
-        if request is None:
-            request = self._open[event.request_id] = _request(outcome)
-        request.shown.add(event.item_id)
-        score = event.features.get(LANGUAGE_FEATURE) if event.features else None
-        if score is not None and isinstance(score, (float, int)) and isfinite(score):
-            request.scores[event.item_id] = float(score)
-            request.scored_by = _scored_by(event)
-        for item, ts_ms in self._early.pop(event.request_id, []):
-            self._answer(event.request_id, item, ts_ms)
-
-    def _take(self, outcome: Outcome) -> None:
-        event = outcome.event
-        assert event.request_id is not None
-        self._answer(event.request_id, event.item_id, outcome.ts_ms)
-
-    def _answer(self, request_id: str, item: str, ts_ms: int) -> None:
-        request = self._open.get(request_id)
-        if request is None or item not in request.shown:
-            # Its impression may be in another writer's segment, a moment behind.
-            self._early.setdefault(request_id, []).append((item, ts_ms))
-        # By event time, not by chunk: an answer that comes too late is none, wherever its chunk began.
-        elif ts_ms <= request.ts_ms + self._attribution_ms:
-            request.taken.add(item)
-
-    def _finish(self) -> list[Told]:
-        # Strictly past it: an answer of the very last moment may still be in the next chunk.
-        horizon = self._newest_ms - self._attribution_ms
-        done = [(request.ts_ms, name) for name, request in self._open.items() if request.ts_ms < horizon]
-        if not done:
+        requests = self._requests.add(chunk.outcomes)
+        if not requests:
             return []
-        requests = [self._open.pop(name) for _, name in sorted(done)]
-        self._early = {name: kept for name, kept in self._early.items() if kept[-1][1] >= horizon}
         changed = {self._count(request): None for request in requests}
-        windows = [self._windows[key] for key in changed]
+        windows = [self._window(key, self._windows[key]) for key in changed]
         self._forget_windows()
-        heard = [request for request in requests if not request.canary]
-        return [*windows, *self._signals(heard), *self._labelled(heard)]
+        groups = self._groups.add(self.model, requests)
+        heard = [request for request in requests if request.variant not in UNHEARD]
+        return [*windows, *groups, *self._signals(heard), *self._labelled(heard)]
 
     def _count(self, request: Request) -> WindowKey:
-        key = (request.version, request.rollout_id, request.stage, self._window_start(request.ts_ms))
-        first = self._first_exposure(request)
-        hit = bool(request.taken)
-        old = self._windows.get(key) or self._empty(key)
-        self._windows[key] = replace_counts(old, first, hit, len(request.shown), len(request.taken))
+        start = self._requests.window_start_ms(request.ts_ms)
+        key = (request.version, request.rollout_id, request.stage, request.variant, start)
+        counts = self._windows.get(key)
+        if counts is None:
+            counts = self._windows[key] = _Counts()
+        counts.add(request, self._exposures.add(request))
         return key
 
-    def _empty(self, key: WindowKey) -> VariantWindow:
-        version, rollout_id, stage, start = key
-        return VariantWindow(self.model, version, rollout_id, stage, start, start + self._window_ms, 0, 0, 0, 0, 0, 0)
-
-    def _first_exposure(self, request: Request) -> bool:
-        rollout_id, users = self._exposed
-        if request.rollout_id > rollout_id:
-            users = set()
-            self._exposed = (request.rollout_id, users)
-        if request.rollout_id == 0 or request.rollout_id < rollout_id or request.user in users:
-            return False
-        users.add(request.user)
-        return True
-
-    def _window_start(self, ts_ms: int) -> int:
-        return ts_ms // self._window_ms * self._window_ms
-
-    def _forgotten_until(self) -> int:
-        """Windows that end before this event time are final."""
-        return self._newest_ms - self._attribution_ms - self._window_ms
+    def _window(self, key: WindowKey, counts: _Counts) -> VariantWindow:
+        version, rollout_id, stage, variant, start = key
+        return VariantWindow(
+            *(self.model, version, rollout_id, stage, start, start + self._window_ms),
+            *(counts.users, counts.successes, counts.requests, counts.hits, counts.impressions, counts.clicks),
+            *(variant, counts.stage_users, counts.first_items, counts.repeats),
+        )
 
     def _forget_windows(self) -> None:
-        horizon = self._forgotten_until()
-        for key in [key for key, window in self._windows.items() if window.window_end_ms < horizon]:
+        horizon = self._requests.forgotten_until_ms
+        for key in [key for key in self._windows if key[-1] + self._window_ms < horizon]:
             del self._windows[key]
 
     def _signals(self, requests: list[Request]) -> list[Signal]:
@@ -237,87 +178,58 @@ class Outcomes:
 
     def snapshot(self) -> tuple[Any, ...]:
         """Plain values; `restore` continues exactly from here."""
-        requests = {
-            name: (
-                *(r.ts_ms, r.user, r.version, r.rollout_id, r.stage, r.canary),
-                *(tuple(r.shown), tuple(r.taken), dict(r.scores), r.scored_by),
-            )
-            for name, r in self._open.items()
-        }
-        windows = [tuple(getattr(w, name) for name in w.__struct_fields__) for w in self._windows.values()]
-        exposed = (self._exposed[0], np.fromiter(self._exposed[1], np.uint64, len(self._exposed[1])))
+        told = [self._window(key, counts) for key, counts in self._windows.items()]
+        windows = [tuple(getattr(w, name) for name in w.__struct_fields__) for w in told]
         monitors = tuple(monitor.detector.snapshot() for monitor in self._monitors)
-        early = {name: tuple(answers) for name, answers in self._early.items()}
-        return (SCHEMA, requests, early, self._newest_ms, exposed, windows, monitors, self._labels.snapshot())
+        exposures, groups = self._exposures.snapshot(), self._groups.snapshot()
+        return (SCHEMA, *self._requests.snapshot(), exposures, windows, monitors, self._labels.snapshot(), groups)
 
     def restore(self, snapshot: tuple[Any, ...]) -> None:
         """Take a snapshot's state."""
         if snapshot[0] == 1:  # from before there were scores
-            snapshot = (SCHEMA, *snapshot[1:], ())
-        schema, requests, early, self._newest_ms, exposed, windows, monitors, labels = snapshot
+            snapshot = (2, *snapshot[1:], ())
+        if snapshot[0] == 2:
+            snapshot = _from_schema_2(snapshot)
+        schema, requests, early, newest_ms, exposures, windows, monitors, labels, groups = snapshot
         if schema != SCHEMA:
             raise ValueError(f"outcomes snapshot: expected schema {SCHEMA}, got {schema}")
-        self._open = {name: _restored(*row) for name, row in requests.items()}
-        self._early = {name: list(answers) for name, answers in early.items()}
-        self._exposed = (exposed[0], set(exposed[1].tolist()))
-        restored = [VariantWindow(*row) for row in windows]
-        self._windows = {(w.version, w.rollout_id, w.stage, w.window_start_ms): w for w in restored}
+        self._requests.restore((requests, early, newest_ms))
+        self._exposures.restore(exposures)
+        self._windows = dict(_restored(VariantWindow(*row)) for row in windows)
         for monitor, state in zip(self._monitors, monitors, strict=True):
             monitor.detector = monitor.detector.restore(state)
         self._labels.restore(labels)
+        self._groups.restore(groups)
 
 
-def replace_counts(old: VariantWindow, first: bool, hit: bool, shown: int, taken: int) -> VariantWindow:
-    """A window with one more request counted."""
-    return VariantWindow(
-        model=old.model,
-        version=old.version,
-        rollout_id=old.rollout_id,
-        stage=old.stage,
-        window_start_ms=old.window_start_ms,
-        window_end_ms=old.window_end_ms,
-        users=old.users + first,
-        successes=old.successes + (first and hit),
-        requests=old.requests + 1,
-        hits=old.hits + hit,
-        impressions=old.impressions + shown,
-        clicks=old.clicks + taken,
-    )
+def _restored(window: VariantWindow) -> tuple[WindowKey, _Counts]:
+    key = (window.version, window.rollout_id, window.stage, window.variant, window.window_start_ms)
+    return key, _Counts(**{each.name: getattr(window, each.name) for each in fields(_Counts)})
 
 
-def _restored(
-    ts_ms: int,
-    user: int,
-    version: ModelVersion,
-    rollout_id: int,
-    stage: int,
-    canary: bool,
-    shown: tuple[str, ...],
-    taken: tuple[str, ...],
-    scores: Mapping[str, float] = MappingProxyType({}),
-    scored_by: ModelVersion | None = None,
-) -> Request:
-    return Request(ts_ms, user, version, rollout_id, stage, canary, set(shown), set(taken), dict(scores), scored_by)
+def _from_schema_2(snapshot: tuple[Any, ...]) -> tuple[Any, ...]:
+    """A snapshot from before there were variants: requests knew whether they were the canary's.
+
+    Windows get the variant that migration 5 gave their rows, so that they go on replacing them.
+    """
+    _, requests, early, newest_ms, (rollout_id, users), windows, monitors, labels = snapshot
+    canaries = {(row[3], row[2]) for row in requests.values() if row[5]}
+    requests = {name: (*row[:5], _variant_of(row), *row[6:]) for name, row in requests.items()}
+    windows = [(*row, _variant_of_window(row, canaries)) for row in windows]
+    exposures: tuple[Any, ...] = (rollout_id, users, {}, {}, {})
+    return (SCHEMA, requests, early, newest_ms, exposures, windows, monitors, labels, (0, {}))
 
 
-def _request(outcome: Outcome) -> Request:
-    event = outcome.event
-    features = event.features or {}
-    stage = features.get("stage", -1)
-    return Request(
-        ts_ms=outcome.ts_ms,
-        user=outcome.user,
-        version=ModelVersion(event.model_version or FALLBACK),
-        rollout_id=event.rollout_id or 0,
-        stage=int(stage) if isinstance(stage, (int, float)) else -1,
-        canary=features.get("variant") == "canary",
-    )
+def _variant_of(row: tuple[Any, ...]) -> str:
+    _, _, version, _, _, canary, *_ = row
+    return "canary" if canary else "fallback" if version == FALLBACK else "stable"
 
 
-def _scored_by(event: Event) -> ModelVersion | None:
-    """Whose language model scored an impression's item; None of one that was logged before impressions told."""
-    said = event.features.get(LANGUAGE_VERSION_FEATURE) if event.features else None
-    return ModelVersion(said) if isinstance(said, str) and said else None
+def _variant_of_window(row: tuple[Any, ...], canaries: set[tuple[int, ModelVersion]]) -> str:
+    _, version, rollout_id, *_ = row
+    if rollout_id == 0:
+        return ""
+    return "canary" if (rollout_id, version) in canaries else "stable"
 
 
 def outcomes_of(admitted: Admitted) -> list[tuple[str, ModelOutcomes]]:

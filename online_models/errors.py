@@ -8,6 +8,7 @@
     ├── StoreError               a store cannot do what the contract promises
     │   ├── StoreUnavailable     it cannot be reached, or broke off; trying again later may help
     │   ├── StaleEpoch           compare-and-set lost: somebody else moved the row first
+    │   ├── RequestReused        an idempotency key comes back with another request
     │   └── LeaseLost            a worker's lease was taken over; its result is refused
     ├── ArtifactError            an artifact is missing, torn or altered
     └── TrainingError            a training job cannot give a model (too little data, rejected, unknown type)
@@ -46,6 +47,10 @@ class StoreUnavailable(StoreError):
 
 class StaleEpoch(StoreError):
     """A compare-and-set lost: the row's epoch moved on since it was read."""
+
+
+class RequestReused(StoreError):
+    """An idempotency key comes back with another request than the one it came with first."""
 
 
 class LeaseLost(StoreError):

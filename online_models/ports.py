@@ -15,9 +15,9 @@ import numpy.typing as npt
 
 from online_models.contracts.artifacts import Manifest
 from online_models.contracts.events import EventBatch, Item
-from online_models.contracts.ids import Epoch, ItemId, ModelName, ModelVersion, UserId
+from online_models.contracts.ids import ItemId, ModelName, ModelVersion, RolloutId, UserId
 from online_models.contracts.preferences import NO_PREFERENCES, PrecomputedList, Preferences
-from online_models.contracts.rollouts import ReaderStatus, Rollout, Route, StageCounts, VariantWindow
+from online_models.contracts.rollouts import GroupedCounts, ReaderStatus, Route, Served, VariantWindow
 from online_models.history import UserHistory
 from online_models.interactions import EventView, Interactions
 from online_models.job_queue import JobQueue as JobQueue
@@ -27,6 +27,14 @@ from online_models.model_registry import OutboxEntry as OutboxEntry
 from online_models.model_registry import OutboxState as OutboxState
 from online_models.model_registry import RegisteredVersion as RegisteredVersion
 from online_models.model_registry import RegistryOutbox as RegistryOutbox
+from online_models.rollout_store import Act as Act
+from online_models.rollout_store import ApiKey as ApiKey
+from online_models.rollout_store import Grouped as Grouped
+from online_models.rollout_store import KeyStore as KeyStore
+from online_models.rollout_store import NewRollout as NewRollout
+from online_models.rollout_store import RolloutStore as RolloutStore
+from online_models.rollout_store import Traffic as Traffic
+from online_models.rollout_store import VariantCounts as VariantCounts
 
 Vector = npt.NDArray[np.float32]
 T = TypeVar("T")
@@ -132,6 +140,14 @@ class RouteStore(Protocol):
 
     def statuses(self, model: ModelName, version: ModelVersion, now: datetime) -> dict[str, ReaderStatus | None]:
         """Status of each reader of the model seen in the last 15 s; None where it has said nothing of this version."""
+
+    def put_served(
+        self, model: ModelName, rollout_id: RolloutId, reader_id: str, served: Mapping[tuple[int, str], Served]
+    ) -> None:
+        """A reader says what its requests of a rollout came to since it began, by stage and variant. Idempotent."""
+
+    def served(self, model: ModelName, rollout_id: RolloutId) -> dict[tuple[int, str], Served]:
+        """What all readers, living and gone, have said of a rollout, summed up by stage and variant."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,7 +317,10 @@ class WindowStore(Protocol):
         """Insert; idempotent by id."""
 
     def put_variant_windows(self, windows: Sequence[VariantWindow]) -> None:
-        """Insert or replace in `model_metrics`; idempotent by (model, version, rollout, stage, window start)."""
+        """Insert or replace in `model_metrics`; idempotent by (model, version, rollout, stage, variant, window start)."""
+
+    def put_grouped_counts(self, counts: Sequence[GroupedCounts]) -> None:
+        """Insert or replace in `grouped_metrics`; idempotent by (rollout, stage, variant, version, since)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -390,45 +409,6 @@ class DriftRow:
     statistic: float
     threshold: float
     reason: str
-
-
-class RolloutStore(Protocol):
-    """Rollouts and their append-only events; every change is compare-and-set on `epoch` and one transaction."""
-
-    def open_rollout(self, model: ModelName) -> Rollout | None:
-        """The model's rollout that is not final."""
-
-    def latest(self, model: ModelName) -> Rollout | None:
-        """The model's youngest rollout, open or final."""
-
-    def candidates(self, model: ModelName) -> list[ModelVersion]:
-        """Recommenders younger than each that has served or was tried, oldest first."""
-
-    def adapters(self, model: ModelName) -> list[ModelVersion]:
-        """Language models that no rollout has tried and that came with the champion's recommender, oldest first."""
-
-    def adopt(self, model: ModelName, version: ModelVersion, actor: str) -> Epoch:
-        """Make the first version of a model its champion, without a rollout: there is nothing to compare it with.
-        Raises StaleEpoch when the model has a champion."""
-
-    def create(self, model: ModelName, stable: ModelVersion, canary: ModelVersion, actor: str) -> Rollout:
-        """A new rollout in phase `preparing`. Raises StaleEpoch when the model has an open one, when `stable` is not its
-        champion, or when the canary has been tried before."""
-
-    def transition(
-        self, old: Rollout, new: Rollout, actor: str, reason: str, evidence: Mapping[str, object]
-    ) -> Rollout:
-        """Replace `old` by `new` if its epoch is unchanged, add the event, move the aliases when it ends; returns `new`
-        with its fresh epoch. Raises StaleEpoch."""
-
-    def rollouts_of(self, model: ModelName, version: ModelVersion) -> list[Rollout]:
-        """The rollouts that a version took part in, as canary or as stable version, oldest first."""
-
-    def champion_epoch(self, model: ModelName) -> tuple[ModelVersion, Epoch] | None:
-        """The champion and the epoch at which it became that."""
-
-    def counts(self, rollout: Rollout, version: ModelVersion, stage: int) -> StageCounts:
-        """Sums of a version's variant windows in one stage of a rollout."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,11 +1,13 @@
-"""Command line of serving: `python -m serving_api serve|control|precompute|smoke`."""
+"""Command line of serving: `python -m serving_api serve|control|rollout|keys|precompute|smoke`."""
 
 import argparse
 import logging
+import secrets
 import signal
 import sys
 import tempfile
 import threading
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from datetime import timedelta
@@ -21,8 +23,11 @@ from online_models.contracts.ids import ModelName, UserId
 from online_models.contracts.smoke import encode_smoke
 from online_models.errors import PenstockError, SettingsError
 from online_models.settings import StoreSettings
-from serving_api.app import build_controller, create_app, open_precompute, open_stores, tuned_interpreter
+from serving_api.app import build_controller, create_app, now, open_precompute, open_stores, tuned_interpreter
+from serving_api.commands.keys import KeyDesk, add_key_commands
+from serving_api.commands.rollouts import add_rollout_commands, run_rollout_command
 from serving_api.precompute import ListSink, ParquetLists, Progress, RedisLists
+from serving_api.rollouts.controller import Pacing
 from serving_api.settings import ServingSettings, share_metrics
 from serving_api.smoke import Load, User, smoke
 
@@ -40,6 +45,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.command == "smoke":
             return smoke_test(options)
         settings, store_settings = ServingSettings.load(), StoreSettings.load()
+        if options.command == "rollout":
+            return run_rollout_command(options, settings.api_key.get_secret_value(), lambda: str(uuid.uuid4()))
+        if options.command == "keys":
+            return keys(store_settings, options)
         if options.command == "serve":
             given = {name: getattr(options, name) for name in ("host", "port", "workers")}
             chosen = {name: option for name, option in given.items() if option is not None}
@@ -89,6 +98,8 @@ def parser() -> argparse.ArgumentParser:
     listing.add_argument(
         "--users", default="all", metavar="FILE", help="one user id a line (default: all, those in PostgreSQL)"
     )
+    add_rollout_commands(commands.add_parser("rollout", help="start, look at and move rollouts, through the API"))
+    add_key_commands(commands.add_parser("keys", help="make, list and revoke the API keys of operators"))
     _add_smoke(commands)
     return top
 
@@ -179,7 +190,15 @@ def control(settings: ServingSettings, store_settings: StoreSettings, *, once: b
         if once:
             controller.tick()
             return 1 if controller.failures else 0
-        controller.run(stop, settings.control_seconds)
+        controller.run(stop, Pacing(settings.control_seconds, settings.control_fast_seconds))
+    return 0
+
+
+def keys(store_settings: StoreSettings, options: argparse.Namespace) -> int:
+    """Make, list or revoke API keys in the database."""
+    with open_stores(store_settings) as stores:
+        desk = KeyDesk(stores.keys, now(), secrets.token_bytes, lambda said: print(said, file=sys.stderr))
+        print("\n".join(options.answer(options, desk)))
     return 0
 
 

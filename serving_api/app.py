@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
+import numpy as np
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.types import Receive, Scope, Send
@@ -21,6 +22,7 @@ from starlette.types import Receive, Scope, Send
 from online_models.contracts.ids import ModelName
 from online_models.ports import (
     ArtifactStore,
+    KeyStore,
     ModelRegistry,
     RolloutStore,
     RouteStore,
@@ -30,26 +32,43 @@ from online_models.stores import postgres, redis
 from online_models.stores.files import SegmentLog
 from online_models.stores.filesystem import FilesystemArtifacts
 from online_models.stores.postgres_interactions import PostgresInteractions
+from online_models.stores.postgres_keys import PostgresKeys
 from online_models.stores.postgres_registry import PostgresRegistry
 from online_models.stores.postgres_rollouts import PostgresRollouts
 from online_models.stores.redis import RedisRoutes
 from online_models.stores.redis_reads import RedisStreamReads, RedisUserReads
 from online_models.stores.redis_serving import RedisServing
 from online_models.stores.servers import open_servers
-from serving_api.analysis import GateConfig, Required
-from serving_api.controller import Controller, ControllerStores
 from serving_api.impressions import ImpressionLog
 from serving_api.instruments import Instruments
 from serving_api.last_known import LastKnown
+from serving_api.list_maker import Lists
 from serving_api.modes import Modes
 from serving_api.precompute import Precompute
 from serving_api.reader import Reader, ReaderStores, ReaderTimes
-from serving_api.recommender import Lists, Recommender
-from serving_api.rollout import Stage, ramp
-from serving_api.routes import batch, events, health, index, metrics, preferences, recommendations, rollouts, similar
+from serving_api.recommender import Kept, Recommender
+from serving_api.rollouts.bandit import Sampling
+from serving_api.rollouts.controller import Controller
+from serving_api.rollouts.operations import Operations
+from serving_api.rollouts.readiness import RolloutStores
+from serving_api.routes import (
+    batch,
+    events,
+    health,
+    index,
+    metrics,
+    models,
+    preferences,
+    recommendations,
+    rollout_orders,
+    rollouts,
+    similar,
+)
 from serving_api.routes.bodies import BodyLimit, refused
 from serving_api.routes.parts import Parts
+from serving_api.served import ServedCounts, ServedPublisher
 from serving_api.settings import ServingSettings, shared_metrics
+from serving_api.shadow import Shadow
 
 log: Final = logging.getLogger(__name__)
 
@@ -65,13 +84,16 @@ IDS_AT_ONCE: Final = 256
 
 @dataclass(frozen=True, slots=True)
 class Stores:
-    """The opened stores of one serving process; `polled` has a connection of its own, so that a poll holds up no request."""
+    """The opened stores of one serving process; `polled` and `operated` have connections of their own, which hold up nobody
+    else."""
 
     redis_url: str
     routes: RouteStore
     polled: ReaderStores
     registry: ModelRegistry
     rollouts: RolloutStore
+    keys: KeyStore
+    operated: RolloutStores
     artifacts: ArtifactStore
     event_log: SegmentLog
 
@@ -84,8 +106,9 @@ def open_stores(settings: StoreSettings) -> Iterator[Stores]:
         client = redis.connect(endpoints.redis_url)
         held.callback(client.close)
         database = held.enter_context(closing(postgres.connect(endpoints.postgres_dsn)))
-        polling = held.enter_context(closing(_polling_database(endpoints.postgres_dsn)))
-        event_log = held.enter_context(closing(SegmentLog(settings.segments, _now)))
+        polling = held.enter_context(closing(_impatient_database(endpoints.postgres_dsn)))
+        operating = held.enter_context(closing(_impatient_database(endpoints.postgres_dsn)))
+        event_log = held.enter_context(closing(SegmentLog(settings.segments, now)))
         routes, artifacts = RedisRoutes(client), FilesystemArtifacts(settings.artifacts)
         yield Stores(
             redis_url=endpoints.redis_url,
@@ -95,13 +118,15 @@ def open_stores(settings: StoreSettings) -> Iterator[Stores]:
             ),
             registry=PostgresRegistry(database),
             rollouts=PostgresRollouts(database),
+            keys=PostgresKeys(operating),
+            operated=RolloutStores(PostgresRegistry(operating), PostgresRollouts(operating), routes, artifacts),
             artifacts=artifacts,
             event_log=event_log,
         )
 
 
-def _polling_database(dsn: str) -> postgres.Database:
-    """A connection for the poller, opened on first use, that gives up soon."""
+def _impatient_database(dsn: str) -> postgres.Database:
+    """A connection, opened on first use, that gives up soon."""
     return postgres.Database(dsn, statement_timeout=POLL_STATEMENT_TIMEOUT, connect_timeout=POLL_CONNECT_TIMEOUT)
 
 
@@ -135,14 +160,15 @@ def create_app(
         with opening as stores, _reading(serving, stores, instruments) as reader, tuned_interpreter():
             patience = timedelta(seconds=serving.redis_timeout_seconds)
             users = RedisUserReads(stores.redis_url, patience, lists=_modes(serving).reads_lists)
-            impressions = _impressions(serving, stores, instruments)
-            with closing(RedisServing(stores.redis_url, patience)) as kept:
+            with (
+                closing(RedisServing(stores.redis_url, patience)) as store,
+                _keeping(serving, stores, instruments, reader, store) as kept,
+            ):
                 try:
-                    app.state.parts = _parts(serving, stores, instruments, reader, users, kept, impressions)
+                    app.state.parts = _parts(serving, stores, instruments, reader, users, store, kept)
                     yield
                 finally:
                     await users.close()
-                    impressions.close()
 
     app = Api(
         instruments,
@@ -155,7 +181,8 @@ def create_app(
         telemetry={"tracing": False, "metrics": False, "logs": False},
         exception_handlers={RequestValidationError: refused},
     )
-    for resource in (index, recommendations, batch, similar, preferences, events, rollouts, health, metrics):
+    conducted = (rollouts, rollout_orders, models)
+    for resource in (index, recommendations, batch, similar, preferences, events, *conducted, health, metrics):
         app.include_router(resource.router)
     return app
 
@@ -166,8 +193,8 @@ def _parts(
     instruments: Instruments,
     reader: Reader,
     users: RedisUserReads,
-    kept: RedisServing,
-    impressions: ImpressionLog,
+    store: RedisServing,
+    kept: Kept,
 ) -> Parts:
     new_id = random_uuids()
     return Parts(
@@ -177,9 +204,8 @@ def _parts(
         recommender=Recommender(
             reader,
             users,
+            store,
             kept,
-            LastKnown(settings.last_known_bytes),
-            impressions,
             instruments,
             new_id,
             Lists(
@@ -190,11 +216,12 @@ def _parts(
             ),
             random.Random().random,
         ),
-        kept=kept,
+        kept=store,
         event_log=stores.event_log,
-        registry=stores.registry,
-        rollouts=stores.rollouts,
-        clock=_now,
+        keys=stores.keys,
+        operated=stores.operated,
+        operations=Operations(stores.operated, now),
+        clock=now,
         new_id=new_id,
     )
 
@@ -203,9 +230,18 @@ def _modes(settings: ServingSettings) -> Modes:
     return Modes(settings.mode, timedelta(seconds=settings.active_seconds))
 
 
-def _impressions(settings: ServingSettings, stores: Stores, instruments: Instruments) -> ImpressionLog:
-    patience = timedelta(seconds=settings.impression_wait_seconds)
-    return ImpressionLog(stores.event_log, instruments, settings.impression_queue, patience)
+@contextmanager
+def _keeping(
+    settings: ServingSettings, stores: Stores, instruments: Instruments, reader: Reader, store: RedisServing
+) -> Iterator[Kept]:
+    """What requests leave behind them, and the threads that carry it away, which end in an order that loses nothing."""
+    counts, patience = ServedCounts(), timedelta(seconds=settings.impression_wait_seconds)
+    with (
+        closing(ServedPublisher(counts, stores.routes, reader.reader_id, settings.poll_seconds)),
+        closing(ImpressionLog(stores.event_log, instruments, settings.impression_queue, patience)) as impressions,
+        closing(Shadow(store, impressions, counts, settings.reranking, settings.shadow_share)) as shadow,
+    ):
+        yield Kept(LastKnown(settings.last_known_bytes), impressions, counts, shadow)
 
 
 @contextmanager
@@ -218,7 +254,7 @@ def open_precompute(settings: ServingSettings, stores: Stores, patience: timedel
         reader.settle()
         with closing(RedisServing(stores.redis_url, patience)) as kept:
             without_chance = settings.reranking.model_copy(update={"explore_probability": 0.0})
-            yield Precompute(reader, kept, stores.polled.interactions, without_chance, _now)
+            yield Precompute(reader, kept, stores.polled.interactions, without_chance, now)
 
 
 @contextmanager
@@ -248,43 +284,31 @@ def _reader(settings: ServingSettings, stores: Stores, instruments: Instruments,
             retire=timedelta(seconds=settings.retire_seconds),
         ),
         instruments=instruments,
-        clock=_now,
+        clock=now,
         rules=settings.rules,
         reports=reports,
     )
 
 
-def plan_of(settings: ServingSettings) -> tuple[Stage, ...]:
-    """The stages of the settings."""
-    return ramp(
-        settings.stage_percents,
-        round(settings.holdback_percent * 100),
-        Required(settings.stage_min_requests, settings.stage_min_stable_requests),
-        settings.stage_shortest,
-        settings.stage_longest,
-    )
-
-
 def build_controller(settings: ServingSettings, stores: Stores) -> Controller:
     """The rollout controller on opened stores."""
-    gate = GateConfig(
-        alpha=settings.gate_alpha,
-        tolerated_harm=settings.gate_tolerated_harm,
-        smallest_effect=settings.gate_smallest_effect,
-        margin=settings.gate_margin,
-        breaker_ratio=settings.gate_breaker_ratio,
-        breaker_requests=settings.gate_breaker_requests,
-    )
     return Controller(
-        ControllerStores(stores.registry, stores.rollouts, stores.routes, stores.artifacts),
-        plan_of(settings),
-        gate,
+        RolloutStores(stores.registry, stores.rollouts, stores.routes, stores.artifacts),
+        settings.plan,
+        Sampling(
+            every=timedelta(seconds=settings.bandit_seconds),
+            fewest_trials=settings.bandit_min_requests,
+            floor=settings.bandit_floor,
+            half_life=timedelta(seconds=settings.bandit_half_life_seconds),
+        ),
         actor=f"controller {socket.gethostname()}-{os.getpid()}",
-        clock=_now,
+        clock=now,
+        rng=np.random.default_rng(),
     )
 
 
-def _now() -> datetime:
+def now() -> datetime:
+    """The clock of this process."""
     return datetime.now(UTC)
 
 

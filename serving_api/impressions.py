@@ -20,7 +20,15 @@ from typing import Final
 import msgspec
 from prometheus_client import Counter
 
-from online_models.contracts.events import LANGUAGE_FEATURE, LANGUAGE_VERSION_FEATURE, Event, EventType, FeatureValue
+from online_models.contracts.events import (
+    LANGUAGE_FEATURE,
+    LANGUAGE_VERSION_FEATURE,
+    SHADOW_PLACE_FEATURE,
+    SHADOW_VERSION_FEATURE,
+    Event,
+    EventType,
+    FeatureValue,
+)
 from online_models.contracts.ids import ModelName, UserId
 from online_models.ports import EventLog
 from serving_api.instruments import Instruments
@@ -51,6 +59,7 @@ class Shown:
     language_model : under whose version its scores are kept
     features : what each impression says of the answer
     first : the first item's position, above 0 on later pages
+    shadow_version : the version that was scored in the shadow, None where none was; shadow_places : where its list has each item
     """
 
     model: ModelName
@@ -65,6 +74,8 @@ class Shown:
     first: int = 0
     language: Sequence[float | None] = ()
     language_model: str | None = None
+    shadow_version: str | None = None
+    shadow_places: Sequence[int | None] = ()
 
 
 def lines_of(shown: Shown) -> list[bytes]:
@@ -75,7 +86,7 @@ def lines_of(shown: Shown) -> list[bytes]:
     >>> lines_of(Shown(ModelName("movies"), UserId("u"), 5, asked, ["i"], [1.0], "v1", None, {}))[0][:52]
     b'{"event_id":"0a6b1c52-6df3-4a3e-9a3e-6a8a4d1f0000","'
     """
-    if any(logit is not None for logit in shown.language):
+    if shown.shadow_version is not None or any(logit is not None for logit in shown.language):
         return [_encode(event_of(shown, item, place)) for place, item in enumerate(shown.items)]
     line = _encode(event_of(shown, "", 0))
     # No text of the line holds these bytes: a quotation mark within a text is escaped.
@@ -111,7 +122,7 @@ def event_of(shown: Shown, item: str, place: int) -> Event:
         model_version=shown.model_version,
         rollout_id=shown.rollout_id,
         propensity=shown.propensities[place] if shown.propensities else 1.0,
-        features={**shown.features, **_said(shown, place)},
+        features={**shown.features, **_said(shown, place), **_shadowed(shown, place)},
     )
 
 
@@ -124,8 +135,17 @@ def _said(shown: Shown, place: int) -> dict[str, FeatureValue]:
     return {LANGUAGE_FEATURE: logit, **whose}
 
 
+def _shadowed(shown: Shown, place: int) -> dict[str, FeatureValue]:
+    """What a version in the shadow would have done with the item at a place."""
+    if shown.shadow_version is None:
+        return {}
+    at = shown.shadow_places[place]
+    where: dict[str, FeatureValue] = {} if at is None else {SHADOW_PLACE_FEATURE: float(at)}
+    return {SHADOW_VERSION_FEATURE: shown.shadow_version, **where}
+
+
 class ImpressionLog:
-    """Appends impressions from a thread that lives until `close`; `put` is for one event loop.
+    """Appends impressions from a thread that lives until `close`; `put` is for one event loop, `hand_over` for other threads.
 
     Parameters
     ----------
@@ -138,6 +158,7 @@ class ImpressionLog:
         self._instruments = instruments
         self._capacity = capacity
         self._patience_seconds = patience.total_seconds()
+        self._look_seconds = min(_LOOK_SECONDS, self._patience_seconds)
         self._queue: deque[Shown] = deque()
         self._wake = threading.Event()
         self._closed = threading.Event()
@@ -148,12 +169,17 @@ class ImpressionLog:
 
     async def put(self, shown: Shown) -> None:
         """Take what an answer showed; when there is no room in time, count it as lost."""
-        if self._closed.is_set() or (len(self._queue) >= self._capacity and not await self._room()):
-            self._instruments.impressions_lost.labels(shown.model).inc(len(shown.items))
-            return
-        self._queue.append(shown)
-        if self._idle:
-            self._wake.set()
+        deadline = time.monotonic() + self._patience_seconds if self._full() else 0.0
+        while self._full() and time.monotonic() < deadline:
+            await asyncio.sleep(self._look_seconds)
+        self._take(shown)
+
+    def hand_over(self, shown: Shown) -> None:
+        """`put`, for a thread that may wait."""
+        deadline = time.monotonic() + self._patience_seconds
+        while self._full() and time.monotonic() < deadline:
+            time.sleep(self._look_seconds)
+        self._take(shown)
 
     def close(self) -> None:
         """Append what was taken, and end the thread. A log that hangs is left alone after `CLOSE_SECONDS`."""
@@ -163,13 +189,16 @@ class ImpressionLog:
         if self._thread.is_alive():
             log.error("impressions_not_appended answers=%d error=the log hangs", len(self._queue))
 
-    async def _room(self) -> bool:
-        deadline = time.monotonic() + self._patience_seconds
-        while len(self._queue) >= self._capacity:
-            if time.monotonic() >= deadline:
-                return False
-            await asyncio.sleep(min(_LOOK_SECONDS, self._patience_seconds))
-        return True
+    def _full(self) -> bool:
+        return len(self._queue) >= self._capacity and not self._closed.is_set()
+
+    def _take(self, shown: Shown) -> None:
+        if self._closed.is_set() or len(self._queue) >= self._capacity:
+            self._instruments.impressions_lost.labels(shown.model).inc(len(shown.items))
+            return
+        self._queue.append(shown)
+        if self._idle:
+            self._wake.set()
 
     def _run(self) -> None:
         while self._await_work():

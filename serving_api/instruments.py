@@ -35,6 +35,9 @@ class Instruments:
         self.torn = counter(
             "penstock_torn_reads", "What Redis held of a user and nobody could read", ["what", "domain"]
         )
+        self.version_errors = counter(
+            "penstock_version_errors", "Lists that a version raised on, so that another made them", ["model", "variant"]
+        )
         self.impressions = counter("penstock_impressions_appended", "Impressions logged", ["domain"])
         refused = "Impressions that the event log refused, or had no room for in time"
         self.impressions_lost = counter("penstock_impressions_lost", refused, ["domain"])

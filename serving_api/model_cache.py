@@ -226,6 +226,10 @@ class ModelCache:
             log.info("version_retired model=%s version=%s", self.model, version)
             del self._slots[version]
 
+    def refuse(self, version: ModelVersion, reason: str, now: float) -> None:
+        """Serve a loaded version no longer, for what was found out since."""
+        self._slots[version].held = self._refuse(version, reason, now)
+
     def settle(self) -> None:
         """Wait until nothing is being loaded; the next `sync` takes it in."""
         wait([slot.loading for slot in self._slots.values() if slot.loading is not None])

@@ -24,9 +24,9 @@ from online_models.contracts.ids import ModelName, ModelVersion, UserId
 from online_models.contracts.preferences import PrecomputedList
 from online_models.errors import ArtifactError
 from online_models.ports import InteractionStore, ServingStore
+from serving_api.choice import choose
 from serving_api.ranking import POPULARITY, Visit, rank
 from serving_api.reader import ModelState, Reader
-from serving_api.recommender import choose
 from serving_api.rules import Reranking
 from serving_api.suggesting import readable
 

@@ -267,10 +267,11 @@ class Reader:
             self._show(model, views.with_segments(found))
 
     def _show(self, model: ModelName, views: Views) -> None:
-        """Let requests see a model's versions anew."""
-        for version, view in views.built.items():
-            if version not in self._states[model].versions:
-                warm_up(view)
+        """Let requests see a model's versions anew, but for those that cannot rank."""
+        unfit = self._refuse_unfit(model, views)
+        if unfit:
+            fit = {version: loaded for version, loaded in views.loaded.items() if version not in unfit}
+            views = views.with_versions(fit)
         self._views[model] = views
         self._states[model] = replace(
             self._states[model],
@@ -278,6 +279,18 @@ class Reader:
             content=views.content,
             facts=views.facts,
         )
+
+    def _refuse_unfit(self, model: ModelName, views: Views) -> set[ModelVersion]:
+        """Try the versions that are new. One that raises is refused: it would keep the others from being seen at all."""
+        unfit = set()
+        for version, view in views.built.items():
+            if version not in self._states[model].versions:
+                try:
+                    warm_up(view)
+                except Exception as error:  # noqa: BLE001 - a version is data: what is wrong with it, it says itself
+                    self._caches[model].refuse(version, f"cannot rank: {error!r}", time.monotonic())
+                    unfit.add(version)
+        return unfit
 
     def _report(self, model: ModelName) -> None:
         """Say what is held, then that this reader lives: it is never seen alive without its statuses."""
@@ -294,7 +307,8 @@ class Reader:
 
 
 def versions_of(route: Route | None) -> list[ModelVersion]:
-    """The versions that a route names, stable first."""
+    """The versions that a route names, each once, stable first."""
     if route is None:
         return []
-    return [route.stable] if route.canary is None else [route.stable, route.canary]
+    named = (route.stable, route.canary, *(arm.version for arm in route.arms))
+    return list(dict.fromkeys(version for version in named if version is not None))

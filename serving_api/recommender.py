@@ -2,8 +2,8 @@
 
 - Redis away means older knowledge, not an error: what was last read of the user answers, or the artifact, or popularity,
   marked `degraded`.
-- An answer that neither arm of a rollout gave (popularity, or a version standing in for one not loaded) is logged
-  as `fallback` and without the rollout, so that it counts for no arm.
+- An answer that no arm of a rollout gave (popularity, or a version standing in for one that is not loaded or raised) is logged
+  as `fallback` and without the rollout, so that it counts for no arm's outcomes.
 - Every answer is a page of a `Session`: of one that is made for it and forgotten, or of one that is kept for the pages to come.
 """
 
@@ -12,28 +12,27 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
-from typing import Final
+from typing import Final, NamedTuple, Self
 
 import msgspec
 
 from online_models import history
-from online_models.contracts.events import Item
-from online_models.contracts.ids import ModelName, ModelVersion, UserId, hashes_of
+from online_models.contracts.events import ARM_PROPENSITY_FEATURE, FeatureValue
+from online_models.contracts.ids import ModelName, hashes_of
 from online_models.errors import StoreError, StoreUnavailable
 from online_models.ports import ServingStore, UserReads, UserState
-from serving_api.assignment import Variant, variant
+from serving_api.answers import Answer, Ask, titled
+from serving_api.assignment import Variant, splits_users
+from serving_api.choice import Choice, choose, shadow_of
 from serving_api.impressions import ImpressionLog, Shown
 from serving_api.instruments import Instruments
 from serving_api.last_known import LastKnown
-from serving_api.modes import Allowed, Modes, ranking_of
-from serving_api.quiet import Quiet
-from serving_api.ranking import POPULARITY, RankedItem, Ranking, Visit, rank
+from serving_api.list_maker import ListMaker, Lists
+from serving_api.ranking import POPULARITY, Visit
 from serving_api.reader import ModelState, Reader
-from serving_api.reranking.exposure import Exposure
-from serving_api.retrieval import VersionView
-from serving_api.rules import Reranking
+from serving_api.served import Outcome, ServedCounts, in_stage
 from serving_api.sessions import PageToken, Session, decoded, encode
+from serving_api.shadow import Shadow, Shadowed
 from serving_api.suggesting import readable
 
 log: Final = logging.getLogger(__name__)
@@ -44,92 +43,28 @@ READ_TOGETHER: Final = 250
 """Users of one request for many that are read with one command, and held at once."""
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """A request for k recommendations; `ts_ms` is its event time, epoch milliseconds; `age` the user's, if it is told."""
+class Request(NamedTuple):
+    """A request under way: the one state that it goes by, who answers it, and since when it is, in seconds of `perf_counter`."""
 
-    model: ModelName
-    user_id: UserId
-    k: int
-    ts_ms: int
-    age: float | None = None
+    ask: Ask
+    state: ModelState
+    choice: Choice
+    begun: float
 
-
-class RecommendedItem(msgspec.Struct, frozen=True, gc=False):
-    """One item of an answer; `rank` counts from 1, `score` is null where no model placed the item; `reason` is a code, about
-    the item `because` of the user's history where there is one."""
-
-    item_id: str
-    title: str
-    categories: list[str]
-    score: float | None
-    rank: int
-    reason: str
-    because: str | None
-
-
-class Answer(msgspec.Struct, frozen=True, gc=False):
-    """The answer to a request, as it goes over the wire; `page_token` asks for the next page, where there is one."""
-
-    request_id: str
-    user_id: str
-    domain: str
-    model_version: str | None
-    variant: Variant
-    source: str
-    rollout_id: int | None
-    stage: int
-    degraded: bool
-    items: list[RecommendedItem]
-    page_token: str | None = None
+    @classmethod
+    def of(cls, ask: Ask, state: ModelState) -> Self:
+        """One that begins now."""
+        return cls(ask, state, choose(state, ask.user_id), time.perf_counter())
 
 
 @dataclass(frozen=True, slots=True)
-class Lists:
-    """How lists are made.
+class Kept:
+    """What a process keeps and counts of requests: users as last read, impressions, sums of a rollout, and the shadow."""
 
-    session_items : most items of all pages of a list; session_ttl : how long they can be turned
-    """
-
-    reranking: Reranking
-    modes: Modes
-    session_items: int
-    session_ttl: timedelta
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """Who answers: the version (None: no version is loaded) and the arm it stands for."""
-
-    served: VersionView | None
-    variant: Variant
-
-    @property
-    def version(self) -> ModelVersion | None:
-        """Its name."""
-        return self.served.loaded.version if self.served else None
-
-    @property
-    def language_model(self) -> ModelVersion | None:
-        """Under whose name the scores of its language model are kept; None without one."""
-        return self.served.loaded.manifest.language_model if self.served else None
-
-
-def choose(state: ModelState, user_id: str) -> Choice:
-    """The version for a user under the pinned route; another loaded one stands in when it is not there."""
-    if state.route is None:
-        return Choice(_any(state), Variant.FALLBACK)
-    arm = variant(user_id, state.route)
-    wanted = state.route.canary if arm is Variant.CANARY and state.route.canary else state.route.stable
-    served = state.versions.get(wanted)
-    if served is not None:
-        return Choice(served, arm)
-    return Choice(state.versions.get(state.route.stable) or _any(state), Variant.FALLBACK)
-
-
-def _any(state: ModelState) -> VersionView | None:
-    """The version held longest, of those that can serve."""
-    return next(iter(state.versions.values()), None)
+    last_known: LastKnown
+    impressions: ImpressionLog
+    served: ServedCounts
+    shadow: Shadow
 
 
 class Recommender:
@@ -140,8 +75,7 @@ class Recommender:
         reader: Reader,
         users: UserReads,
         store: ServingStore,
-        last_known: LastKnown,
-        impressions: ImpressionLog,
+        kept: Kept,
         instruments: Instruments,
         new_id: Callable[[], str],
         lists: Lists,
@@ -151,26 +85,22 @@ class Recommender:
         self._reader = reader
         self._users = users
         self._store = store
-        self._last_known = last_known
-        self._impressions = impressions
+        self._kept = kept
         self._instruments = instruments
         self._new_id = new_id
         self._lists = lists
-        self._draw = draw
-        self._exposures: dict[ModelName, Exposure] = {}
-        self._quiet = Quiet()
+        self._maker = ListMaker(lists, instruments, draw)
 
     async def recommend(self, ask: Ask) -> Answer:
         """The best unseen items, logged as impressions. Never fails because a store does.
 
         Raises KeyError for a model that is not served.
         """
-        state = self._reader.state(ask.model)  # pinned: one route and one set of versions for this request
-        choice = choose(state, ask.user_id)
-        user, degraded = await self._user(ask, choice)
-        session = self._session(ask, state, choice, user, ask.k, degraded=degraded)
-        answer = self._answer(ask, state, session, PageToken(self._new_id(), 0))
-        await self._log(ask, session, answer, 0)
+        request = Request.of(ask, self._reader.state(ask.model))  # pinned: one route and one set of versions
+        user, degraded = await self._user(request)
+        session = self._session(request, user, ask.k, degraded=degraded)
+        answer = self._answer(ask, request.state, session, PageToken(self._new_id(), 0))
+        await self._log_first(request, user, session, answer)
         return answer
 
     async def begin(self, ask: Ask) -> Answer:
@@ -178,16 +108,14 @@ class Recommender:
 
         A degraded answer's list is not offered to Redis: requests would wait for it one after the other, each on a thread.
         """
-        state = self._reader.state(ask.model)
-        choice = choose(state, ask.user_id)
-        user, degraded = await self._user(ask, choice)
-        most = max(ask.k, self._lists.session_items)
-        session = self._session(ask, state, choice, user, most, degraded=degraded)
-        answer = self._answer(ask, state, session, PageToken(self._new_id(), 0))
+        request = Request.of(ask, self._reader.state(ask.model))
+        user, degraded = await self._user(request)
+        session = self._session(request, user, max(ask.k, self._lists.session_items), degraded=degraded)
+        answer = self._answer(ask, request.state, session, PageToken(self._new_id(), 0))
         kept = answer.page_token is not None and not degraded
         if not kept or not await self._keep(ask.model, answer.request_id, session):
             answer = msgspec.structs.replace(answer, page_token=None)
-        await self._log(ask, session, answer, 0)
+        await self._log_first(request, user, session, answer)
         return answer
 
     async def turn(self, ask: Ask, token: PageToken) -> Answer | None:
@@ -211,86 +139,60 @@ class Recommender:
         for start in range(0, len(asks), READ_TOGETHER):
             some = asks[start : start + READ_TOGETHER]
             state = self._reader.state(some[0].model)
-            choices = [choose(state, ask.user_id) for ask in some]
-            users = await asyncio.gather(*map(self._user, some, choices))
-            for ask, choice, (user, degraded) in zip(some, choices, users, strict=True):
-                session = self._session(ask, state, choice, user, ask.k, degraded=degraded)
-                answer = self._answer(ask, state, session, PageToken(self._new_id(), 0))
+            requests = [Request.of(ask, state) for ask in some]
+            users = await asyncio.gather(*map(self._user, requests))
+            reading = time.perf_counter() - requests[0].begun
+            for request, (user, degraded) in zip(requests, users, strict=True):
+                # a request's time is that of the reading and its own, not that of those before it
+                own = request._replace(begun=time.perf_counter() - reading)
+                session = self._session(own, user, own.ask.k, degraded=degraded)
+                answer = self._answer(own.ask, state, session, PageToken(self._new_id(), 0))
                 if log_impressions:
-                    await self._log(ask, session, answer, 0)
+                    await self._log_first(own, user, session, answer)
                 yield answer
                 await asyncio.sleep(0)
 
-    async def _user(self, ask: Ask, choice: Choice) -> tuple[UserState, bool]:
+    async def _user(self, request: Request) -> tuple[UserState, bool]:
         """What Redis knows of the user, and whether that is what it knew some time ago, or nothing, for want of an answer."""
-        version, language_model = choice.version, choice.language_model
+        ask, version, language_model = request.ask, request.choice.version, request.choice.language_model
         try:
             user = await self._users.user(ask.model, version, ask.user_id, language_model)
         except StoreError as error:
             if not isinstance(error, StoreUnavailable):  # which is told once, where it is found out
-                self._torn("user_state", ask.model, error)
+                self._maker.torn("user_state", ask.model, error)
             self._instruments.degraded.labels(ask.model).inc()
-            return self._last_known.get(ask.model, version, ask.user_id) or NOTHING_KNOWN, True
+            return self._kept.last_known.get(ask.model, version, ask.user_id) or NOTHING_KNOWN, True
         user, torn = readable(user)
         if torn is not None:
-            self._torn("language_scores", ask.model, torn)
-        self._last_known.put(ask.model, version, ask.user_id, user)
+            self._maker.torn("language_scores", ask.model, torn)
+        self._kept.last_known.put(ask.model, version, ask.user_id, user)
         return user, False
 
-    def _torn(self, what: str, model: ModelName, error: StoreError) -> None:
-        """Count what Redis holds and nobody can read, and say so once in a while."""
-        self._instruments.torn.labels(what, model).inc()
-        if self._quiet.tells(f"{what} {model}", time.monotonic()):
-            log.warning("%s_torn model=%s error=%s", what, model, error)
-
-    def _session(
-        self, ask: Ask, state: ModelState, choice: Choice, user: UserState, most: int, *, degraded: bool
-    ) -> Session:
-        """At most so many items for the user, and on whose account they are."""
-        ranking = self._listed(ask, state, user, most) or self._ranked(ask, state, choice, user, most)
-        by_model = ranking.source != POPULARITY and choice.served is not None
-        arm = choice.variant if by_model else Variant.FALLBACK
-        route = state.route
-        # Nobody is exposed to a rollout before its first stage.
-        in_rollout = route is not None and route.stage >= 0 and arm is not Variant.FALLBACK
+    def _session(self, request: Request, user: UserState, most: int, *, degraded: bool) -> Session:
+        """At most so many items for the user, and on whose account they are; counted for the arm that was asked."""
+        route, asked = request.state.route, request.choice.asked
+        made = self._maker.make(request.ask, request.state, request.choice, user, most)
+        by_model = made.ranking.source != POPULARITY and made.choice.served is not None
+        arm = made.choice.variant if by_model else Variant.FALLBACK
+        if route is not None and asked is not None and in_stage(route):
+            took = time.perf_counter() - request.begun
+            outcome = Outcome(made.failed, not made.ranking.items, arm is Variant.FALLBACK, took)
+            self._kept.served.add(request.ask.model, route, asked.variant, request.ask.user_id, outcome)
+        in_arm = route is not None and arm is not Variant.FALLBACK
         return Session(
-            user_id=ask.user_id,
-            model_version=choice.served.loaded.version if choice.served and by_model else None,
+            user_id=request.ask.user_id,
+            model_version=made.choice.version if by_model else None,
             variant=arm,
-            source=ranking.source,
-            rollout_id=route.rollout_id if route and in_rollout else None,
+            source=made.ranking.source,
+            # Nobody is exposed to a rollout before its first stage, or by what is in the shadow.
+            rollout_id=route.rollout_id if route and in_arm and in_stage(route) and not route.shadow else None,
             stage=route.stage if route else -1,
             weight_bp=route.weight_bp if route else 0,
             degraded=degraded,
-            items=ranking.items,
-            language_model=choice.language_model,
+            items=made.ranking.items,
+            language_model=made.choice.language_model,
+            arm_propensity=asked.propensity if route and asked and in_arm and splits_users(route) else None,
         )
-
-    def _listed(self, ask: Ask, state: ModelState, user: UserState, most: int) -> Ranking | None:
-        """From the user's precomputed list, where one is to be used and has enough that is unseen and allowed."""
-        known = user.history
-        wanted = ask.age is None and self._lists.modes.prefers_list(known.version_ms, ask.ts_ms)
-        if not wanted or user.precomputed is None:
-            return None
-        try:
-            may = Allowed(state.facts, self._lists.reranking.stranger_age, ask.ts_ms)
-            return ranking_of(user.precomputed, known.seen["item"], ask.k, most, may)
-        except StoreError as error:
-            self._torn("list", ask.model, error)
-            return None
-
-    def _ranked(self, ask: Ask, state: ModelState, choice: Choice, user: UserState, most: int) -> Ranking:
-        config = self._lists.reranking
-        draw = self._draw() if config.explore_probability else 0.0
-        visit = Visit(ask.user_id, most, ask.ts_ms, ask.age, draw)
-        return rank(choice.served, state.popular, state.facts, visit, user, config, self._exposure(ask.model))
-
-    def _exposure(self, model: ModelName) -> Exposure | None:
-        """What was shown lately; None where nothing is capped."""
-        config = self._lists.reranking
-        if config.exposure_cap >= 1:
-            return None
-        return self._exposures.setdefault(model, Exposure(config.exposure_half_life_seconds))
 
     async def _keep(self, model: ModelName, request_id: str, session: Session) -> bool:
         try:
@@ -306,6 +208,9 @@ class Recommender:
         first, end = token.offset, token.offset + ask.k
         items = session.items[first:end]
         following = str(PageToken(token.request_id, end)) if end < len(session.items) else None
+        shown, known = titled(items, state.catalogue, first)
+        if not known:
+            self._reader.want_titles(state.model)
         self._instruments.answers_of(ask.model, session.variant, session.source).inc()
         return Answer(
             request_id=token.request_id,
@@ -317,35 +222,45 @@ class Recommender:
             rollout_id=session.rollout_id,
             stage=session.stage,
             degraded=session.degraded,
-            items=self._titled(state, items, first),
+            items=shown,
             page_token=following,
         )
 
-    def _titled(self, state: ModelState, items: Sequence[RankedItem], first: int) -> list[RecommendedItem]:
-        """The items as they are shown, of which `first` stand before them."""
-        titled, untitled = [], False
-        for place, each in enumerate(items, start=first + 1):
-            entry = state.catalogue.get(each.item_id)
-            if entry is None:
-                entry, untitled = Item(each.item_id, state.model, title=each.item_id), True
-            about = (each.reason, each.because)
-            titled.append(RecommendedItem(each.item_id, entry.title, entry.categories, each.score, place, *about))
-        if untitled:
-            self._reader.want_titles(state.model)
-        return titled
-
     async def _log(self, ask: Ask, session: Session, answer: Answer, first: int) -> None:
         """Log the impressions of an answer, and count them for exposure."""
-        if not answer.items:
+        if answer.items:
+            self._expose(ask, answer)
+            await self._kept.impressions.put(_shown(ask, session, answer, first))
+
+    async def _log_first(self, request: Request, user: UserState, session: Session, answer: Answer) -> None:
+        """`_log` a first page, once it is scored where a version is in the shadow of the answer."""
+        ask, state, view = request.ask, request.state, shadow_of(request.state)
+        if view is None or state.route is None or session.degraded or not answer.items:
+            await self._log(ask, session, answer, 0)
             return
-        exposure = self._exposure(ask.model)
+        self._expose(ask, answer)
+        shown, visit = _shown(ask, session, answer, 0), Visit(ask.user_id, ask.k, ask.ts_ms, ask.age)
+        now = time.monotonic()
+        if not self._kept.shadow.offer(
+            Shadowed(state.route, view, state.popular, state.facts, visit, user, shown, now)
+        ):
+            await self._kept.impressions.put(shown)
+
+    def _expose(self, ask: Ask, answer: Answer) -> None:
+        exposure = self._maker.exposure(ask.model)
         if exposure is not None:
             exposure.add(hashes_of([item.item_id for item in answer.items]), ask.ts_ms / 1000)
-        await self._impressions.put(_shown(ask, session, answer, first))
 
 
 def _shown(ask: Ask, session: Session, answer: Answer, first: int) -> Shown:
     items = session.items[first : first + len(answer.items)]
+    features: dict[str, FeatureValue] = {
+        "stage": float(session.stage),
+        "weight_bp": float(session.weight_bp),
+        "variant": str(session.variant),
+    }
+    if session.arm_propensity is not None:
+        features[ARM_PROPENSITY_FEATURE] = session.arm_propensity
     return Shown(
         model=ask.model,
         user_id=ask.user_id,
@@ -357,10 +272,6 @@ def _shown(ask: Ask, session: Session, answer: Answer, first: int) -> Shown:
         language_model=session.language_model,
         model_version=answer.model_version,
         rollout_id=answer.rollout_id,
-        features={
-            "stage": float(session.stage),
-            "weight_bp": float(session.weight_bp),
-            "variant": str(session.variant),
-        },
+        features=features,
         first=first,
     )

@@ -3,7 +3,6 @@
 The hot path encodes `recommender.Answer` itself; a test holds `RecommendationAnswer` and it to the same fields.
 """
 
-from datetime import datetime
 from typing import Annotated, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -68,7 +67,7 @@ class RecommendationAnswer(BaseModel):
     user_id: str
     domain: str
     model_version: str | None = Field(description="Null when popularity answered.")
-    variant: Literal["stable", "canary", "fallback"]
+    variant: Literal["stable", "canary", "arm", "fallback"]
     source: Literal["vector", "fold_in", "factors", "preferences", "neighbours", "popularity", "precomputed"]
     rollout_id: int | None = Field(description="The rollout that this answer counts for.")
     stage: int = Field(description="Stage of the rollout, from 0; -1 outside one.")
@@ -267,56 +266,3 @@ class Readiness(BaseModel):
     ready: bool
     missing: list[str]
     degraded: list[str]
-
-
-class ArmCounts(BaseModel):
-    """What one arm did in one stage; users and successes are first exposures."""
-
-    users: int
-    successes: int
-    requests: int
-    hits: int
-    impressions: int
-    clicks: int
-
-
-class StageReport(BaseModel):
-    """Both arms in one stage."""
-
-    stage: int
-    canary: ArmCounts
-    stable: ArmCounts
-
-
-class RolloutReport(BaseModel):
-    """A model's youngest rollout."""
-
-    id: int
-    model: str
-    stable: str
-    canary: str
-    phase: str
-    stage: int
-    weight_bp: int
-    epoch: int
-    created_at: datetime
-    stage_started_at: datetime
-    stages: list[StageReport]
-
-
-class VersionReport(BaseModel):
-    """One registered version."""
-
-    version: str
-    created_at: datetime
-    parent: str | None
-    manifest_sha256: str
-    metrics: dict[str, float]
-
-
-class ModelReport(BaseModel):
-    """A model's versions, oldest first, and which of them is the champion."""
-
-    model: str
-    champion: str | None
-    versions: list[VersionReport]

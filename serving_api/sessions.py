@@ -20,7 +20,10 @@ _TOKEN: Final = re.compile(r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\.([1-
 
 
 class Session(msgspec.Struct, frozen=True, gc=False):
-    """A ranked list, best first, and what its answer said of it; `language_model` names whose scores its items carry."""
+    """A ranked list, best first, and what its answer said of it; `language_model` names whose scores its items carry.
+
+    arm_propensity : how likely the user was to be in the arm that answered, where users are split and an arm did
+    """
 
     user_id: UserId
     model_version: str | None
@@ -32,6 +35,7 @@ class Session(msgspec.Struct, frozen=True, gc=False):
     degraded: bool
     items: list[RankedItem]
     language_model: str | None = None
+    arm_propensity: float | None = None
 
 
 class PageToken(NamedTuple):

@@ -5,10 +5,13 @@ from datetime import timedelta
 from itertools import pairwise
 from typing import ClassVar, Final, Literal, Self
 
-from pydantic import Field, model_validator
+import msgspec
+from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import SettingsConfigDict
 
+from online_models.contracts.rollouts import Plan, Policy, WhenOverdue
 from online_models.settings import Settings
+from serving_api.rollouts.ramp import Pace, ramp
 from serving_api.rules import Reranking, Rule
 
 Mode = Literal["realtime", "hybrid", "precomputed"]
@@ -42,15 +45,24 @@ class ServingSettings(Settings):
     impression_wait_seconds : a request that finds the queue full waits for so long; then its impressions count as lost
     catalogue_refresh_seconds : least time between two reads of the catalogue, when a title is missing; else it is a minute
     retire_seconds : a version that no route names any more is kept warm for so long
+    shadow_share : share of requests that a version in the shadow is scored on; each costs about what ranking costs once more
     reranking, rules : how lists are made more varied and what an operator says about them (tables `[serving.reranking]` and
         `[[serving.rules]]`), see `rules`
+    api_key : what operators' commands (`rollout ...`) say to the API; `keys create` makes one
     control_seconds : pause between two ticks of the rollout controller
+    control_fast_seconds : and between two looks at the breakers; a canary that fails is off within about this and `poll_seconds`
+    shadow_requests : requests that a candidate is scored on without being shown, before anybody meets it; 0 for none
     stage_percents : share of users on the canary, stage by stage
     holdback_percent : users who stay on stable in the last stage, so that it too can be judged
-    stage_min_requests, stage_min_stable_requests : requests of each arm before a stage may pass
-    stage_min_seconds, stage_max_seconds : shortest duration of a stage; longest before it is called overdue
-    gate_alpha, gate_tolerated_harm, gate_smallest_effect, gate_margin, gate_breaker_ratio, gate_breaker_requests : see
-        `analysis.GateConfig`
+    stage_min_users, stage_min_stable_users : users of each arm in a stage before it may pass
+    stage_min_seconds, stage_max_seconds : shortest duration of a stage; longest before it is overdue
+    stage_overdue : what becomes of an overdue rollout: `hold` says so and waits, `roll_back` ends it
+    bake_seconds : shortest duration of the last stage, and how much longer than others it may last
+    gate : what of `contracts.rollouts.Policy` differs from its defaults (table `[serving.gate]`, JSON in the environment)
+    bandit_seconds : least time between two changes of a bandit's weights
+    bandit_min_requests : requests of each of its arms before the first; of impressions where `gate.metric` is `ctr`
+    bandit_floor : least share of users of each arm
+    bandit_half_life_seconds : of what a bandit has seen, in event time
     """
 
     section: ClassVar[str] = "serving"
@@ -79,21 +91,26 @@ class ServingSettings(Settings):
     impression_wait_seconds: float = Field(0.05, ge=0)
     catalogue_refresh_seconds: float = Field(5.0, ge=0)
     retire_seconds: float = Field(300.0, ge=0)
+    shadow_share: float = Field(1.0, ge=0, le=1)
     reranking: Reranking = Field(default_factory=Reranking)
     rules: tuple[Rule, ...] = ()
+    api_key: SecretStr = SecretStr("")
     control_seconds: float = Field(2.0, gt=0)
+    control_fast_seconds: float = Field(0.5, gt=0)
+    shadow_requests: int = Field(200, ge=0)
     stage_percents: tuple[float, ...] = (5.0, 25.0, 50.0, 75.0, 100.0)
     holdback_percent: float = Field(2.0, gt=0, lt=50)
-    stage_min_requests: int = Field(500, ge=1)
-    stage_min_stable_requests: int = Field(100, ge=1)
-    stage_min_seconds: float = Field(60.0, ge=0)
-    stage_max_seconds: float = Field(86_400.0, gt=0)
-    gate_alpha: float = Field(0.05, gt=0, lt=1)
-    gate_tolerated_harm: float = Field(0.0, ge=0, lt=1)
-    gate_smallest_effect: float = Field(0.2, gt=0, lt=1)
-    gate_margin: float = Field(0.1, ge=0, lt=1)
-    gate_breaker_ratio: float = Field(0.5, gt=0, lt=1)
-    gate_breaker_requests: int = Field(300, ge=1)
+    stage_min_users: int = Field(500, ge=1)
+    stage_min_stable_users: int = Field(100, ge=1)
+    stage_min_seconds: float = Field(600.0, ge=0)
+    stage_max_seconds: float = Field(604_800.0, gt=0)
+    stage_overdue: WhenOverdue = WhenOverdue.HOLD
+    bake_seconds: float = Field(3_600.0, ge=0)
+    gate: dict[str, int | float | str] = Field(default_factory=dict)
+    bandit_seconds: float = Field(3_600.0, gt=0)
+    bandit_min_requests: int = Field(500, ge=1)
+    bandit_floor: float = Field(0.05, gt=0, lt=0.5)
+    bandit_half_life_seconds: float = Field(259_200.0, gt=0)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -103,6 +120,14 @@ class ServingSettings(Settings):
         rising = all(low < high for low, high in pairwise(percents))
         if not percents or not rising or percents[0] <= 0 or percents[-1] > 100:
             raise ValueError(f"stage_percents: expected rising shares within (0, 100], got {percents}")
+        if self.stage_min_seconds > self.stage_max_seconds:
+            raise ValueError(
+                f"stage_min_seconds {self.stage_min_seconds:g} is above stage_max_seconds {self.stage_max_seconds:g}"
+            )
+        try:
+            msgspec.convert(self.gate, Policy)
+        except msgspec.ValidationError as error:
+            raise ValueError(f"gate: {error}") from error
         return self
 
     @property
@@ -111,14 +136,24 @@ class ServingSettings(Settings):
         return timedelta(seconds=self.precomputed_seconds)
 
     @property
-    def stage_shortest(self) -> timedelta:
-        """Least duration of a stage."""
-        return timedelta(seconds=self.stage_min_seconds)
+    def policy(self) -> Policy:
+        """What the gates of a rollout go by."""
+        return msgspec.convert(self.gate, Policy)
 
     @property
-    def stage_longest(self) -> timedelta:
-        """Duration after which a stage is overdue."""
-        return timedelta(seconds=self.stage_max_seconds)
+    def plan(self) -> Plan:
+        """The plan of a canary that nobody asks for another."""
+        pace = Pace(
+            shadow_requests=self.shadow_requests,
+            min_users=self.stage_min_users,
+            min_stable_users=self.stage_min_stable_users,
+            min_seconds=self.stage_min_seconds,
+            max_seconds=self.stage_max_seconds,
+            bake_seconds=self.bake_seconds,
+            when_overdue=self.stage_overdue,
+        )
+        policy = self.policy
+        return Plan(ramp(self.stage_percents, round(self.holdback_percent * 100), policy.margin, pace), policy)
 
 
 METRICS_DIRECTORY: Final = "PROMETHEUS_MULTIPROC_DIR"

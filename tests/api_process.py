@@ -2,9 +2,11 @@
 
 import asyncio
 import json
+import secrets
 import time
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,12 +17,14 @@ from starlette.types import Message, Scope
 from online_models.contracts.events import Event
 from online_models.settings import StoreSettings
 from online_models.stores.embedded import Endpoints
+from serving_api.access import Role, new_key
 from serving_api.app import create_app
 from serving_api.reader import Reader
 from serving_api.routes.parts import Parts
 from serving_api.settings import ServingSettings
 
 T = TypeVar("T")
+Headers = Mapping[str, str]
 
 FAST = ServingSettings(poll_seconds=0.05, catalogue_refresh_seconds=0.0, stage_min_seconds=0.0)
 
@@ -38,8 +42,8 @@ class Api:
     def reader(self) -> Reader:
         return self.parts.reader
 
-    def get(self, path: str) -> httpx.Response:
-        return self._runner.run(self._client.get(path))
+    def get(self, path: str, headers: Headers | None = None) -> httpx.Response:
+        return self._runner.run(self._client.get(path, headers=headers))
 
     def together(self, paths: Sequence[str]) -> list[httpx.Response]:
         """The answers to requests that are under way at the same time."""
@@ -73,11 +77,25 @@ class Api:
     def close(self) -> None:
         self._runner.run(self._client.aclose())
 
-    def post(self, path: str, content: bytes) -> httpx.Response:
-        return self._runner.run(self._client.post(path, content=content))
+    def post(self, path: str, content: bytes, headers: Headers | None = None) -> httpx.Response:
+        return self._runner.run(self._client.post(path, content=content, headers=headers))
 
-    def send(self, method: str, path: str, body: object = None) -> httpx.Response:
-        return self._runner.run(self._client.request(method, path, json=body))
+    def send(self, method: str, path: str, body: object = None, headers: Headers | None = None) -> httpx.Response:
+        return self._runner.run(self._client.request(method, path, json=body, headers=headers))
+
+    def sent_together(self, path: str, body: object, headers: Headers, count: int) -> list[httpx.Response]:
+        """The answers to the same POST, sent so often at the same time."""
+
+        async def all_of() -> list[httpx.Response]:
+            return await asyncio.gather(*(self._client.post(path, json=body, headers=headers) for _ in range(count)))
+
+        return self._runner.run(all_of())
+
+    def key_of(self, role: Role, name: str = "tester", expires_at: datetime | None = None) -> dict[str, str]:
+        """Headers with a fresh key of a role."""
+        text, key = new_key(name, role, datetime.now(UTC), expires_at, secrets.token_bytes)
+        self.parts.keys.put_key(key)
+        return {"Authorization": f"Bearer {text}"}
 
     def recommend(self, user: str, query: str = "domain=movies") -> dict[str, object]:
         response = self.get(f"/v1/recommendations/{user}?{query}")

@@ -10,6 +10,8 @@ from online_models.contracts.artifacts import DataWindow, Manifest
 from online_models.contracts.events import TYPE_CODES, Event, EventBatch, EventType, FeatureValue, timestamp_ms
 from online_models.contracts.ids import ModelName, ModelVersion, hash64
 from online_models.contracts.jobs import NewJob, TrainAls
+from online_models.contracts.rollouts import Plan
+from online_models.rollout_store import NewRollout
 
 MOVIES = ModelName("movies")
 SHA256 = "0" * 64
@@ -65,6 +67,11 @@ def batch(events: Sequence[Event], position: int = 0) -> EventBatch:
         source="test",
         position=position,
     )
+
+
+def canary(stable: ModelVersion, version: ModelVersion, *, automatic: bool = True) -> NewRollout:
+    """A canary's rollout to begin."""
+    return NewRollout(MOVIES, stable, version, Plan(), automatic=automatic)
 
 
 def manifest(version: str = "v1", model: ModelName = MOVIES) -> Manifest:

@@ -255,6 +255,17 @@ LANGUAGE_VERSION_FEATURE = "llm_version"
 """Feature beside it that tells whose score it is: the version that the language model was trained for, see
 `Manifest.language_model`. An impression of an earlier release has none."""
 
+ARM_PROPENSITY_FEATURE = "arm_propensity"
+"""Feature of an impression that tells how likely its user was to be in the arm that answered; there while a rollout or a bandit
+splits users, and an arm answered."""
+
+SHADOW_VERSION_FEATURE = "shadow_version"
+"""Feature of an impression that tells which version was scored in the shadow for the same user, history and time."""
+
+SHADOW_PLACE_FEATURE = "shadow_place"
+"""Feature beside it that tells where that version's list has the item, from 0; absent where a list of three times as many items
+has not."""
+
 
 class Item(msgspec.Struct, frozen=True, omit_defaults=True):
     """One catalogue entry: what an item is called and what it is. The line format of a catalogue file.

@@ -4,7 +4,7 @@
 - What is kept of a user or an item begins with an 8-byte little-endian event-time version (epoch ms), then the body.
 """
 
-from online_models.contracts.ids import ModelName, ModelVersion
+from online_models.contracts.ids import ModelName, ModelVersion, RolloutId
 
 
 def user_vector(model: ModelName, version: ModelVersion, user_id: str) -> str:
@@ -121,3 +121,9 @@ def readers(model: ModelName) -> str:
     """Sorted set reader id -> epoch seconds of its last sign of life, of the readers that serve the model. Writer: each reader
     its own member; members silent for a day are dropped by any."""
     return f"m:{{{model}}}:readers"
+
+
+def served(model: ModelName, rollout_id: RolloutId) -> str:
+    """Hash {reader}|{stage}|{variant} -> JSON `Served`, sums since that reader began. TTL 30 days. Writer: each reader its own
+    fields."""
+    return f"m:{{{model}}}:served:{rollout_id}"

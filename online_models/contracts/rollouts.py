@@ -1,11 +1,13 @@
-"""Rollouts: how a candidate version reaches users in stages, and the counts it is judged by.
+"""Rollouts: how a candidate version reaches users in stages, what it is asked for on the way, and the counts it is judged by.
 
 - The PostgreSQL row is the truth; the route document in Redis is its projection, larger epoch wins.
-- Counts are kept per (rollout, stage, version) and never pooled across stages.
+- A rollout carries its own plan: settings that change do not change what is under way.
+- Counts are kept per (rollout, stage, version, variant) and never pooled across stages.
 """
 
 import enum
 from datetime import datetime
+from typing import Final
 
 import msgspec
 
@@ -14,27 +16,161 @@ from online_models.contracts.ids import Epoch, ModelName, ModelVersion, RolloutI
 FULL_WEIGHT_BP = 10_000
 """Weights are basis points: 500 is 5 %."""
 
+GROUPS: Final = 128
+"""Users fall into so many groups by their hash, in whatever arm and stage they are; what differs between groups is noise."""
+
+LATENCY_EDGES_MS: Final = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1_000.0, 2_000.0, 5_000.0)
+"""Upper edges of the buckets that latencies are counted in; one more bucket is above them."""
+
+
+class Kind(enum.StrEnum):
+    """What a rollout is for."""
+
+    CANARY = "canary"  # a candidate's way to everybody, stage by stage
+    AB = "ab"  # two versions beside each other to compare them; nobody is promoted by it
+    AA = "aa"  # the champion against itself through the whole path: what is said when nothing differs
+    BANDIT = "bandit"  # Thompson sampling among versions that have passed the gate
+    ROLLBACK = "rollback"  # an operator's return to a retained version, at once and for everybody
+
 
 class Phase(enum.StrEnum):
-    """Where a rollout stands. `promoted`, `rolled_back` and `superseded` are final."""
+    """Where a rollout stands. All but the first three are final."""
 
     PREPARING = "preparing"  # weight 0 until every reader holds the candidate
     RAMPING = "ramping"
     PAUSED = "paused"
     PROMOTED = "promoted"
-    ROLLED_BACK = "rolled_back"
+    ROLLED_BACK = "rolled_back"  # by the controller, on evidence
+    ABORTED = "aborted"  # by an operator
     SUPERSEDED = "superseded"
+    CONCLUDED = "concluded"  # an experiment that has its answer, or its time is over
 
 
 OPEN_PHASES = (Phase.PREPARING, Phase.RAMPING, Phase.PAUSED)
 
 
-class Rollout(msgspec.Struct, frozen=True):
-    """One candidate's way to all users.
+class Metric(enum.StrEnum):
+    """What "not worse" is about: requests with something taken, or impressions that were taken."""
 
-    stage : index into the controller's stages; -1 while preparing
+    HIT_RATE = "hit_rate"
+    CTR = "ctr"
+
+
+class WhenOverdue(enum.StrEnum):
+    """What becomes of a rollout whose stage has lasted too long."""
+
+    HOLD = "hold"
+    ROLL_BACK = "roll_back"
+
+
+class Stage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One step of a rollout.
+
+    weight_bp : share of users on the canary
+    shadow : the canary is scored on live requests and never shown; the weight is 0
+    min_users, min_stable_users : users of each arm in this stage before it may pass; of a shadow stage, scored requests
+    min_seconds : shortest duration; max_seconds : after this the rollout is overdue
+    margin : relative loss that must be excluded before the weight rises further; None asks for no such proof
+    """
+
+    weight_bp: int
+    shadow: bool = False
+    min_users: int = 100
+    min_stable_users: int = 20
+    min_seconds: float = 60.0
+    max_seconds: float = 86_400.0
+    margin: float | None = None
+    when_overdue: WhenOverdue = WhenOverdue.HOLD
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.weight_bp <= FULL_WEIGHT_BP or (self.shadow and self.weight_bp):
+            raise ValueError(f"weight_bp: expected 0 to {FULL_WEIGHT_BP}, 0 in a shadow stage, got {self.weight_bp}")
+        if min(self.min_users, self.min_stable_users, self.min_seconds) < 0 or self.max_seconds <= 0:
+            raise ValueError("a stage: expected minimum users and seconds from 0, max_seconds above 0")
+        if self.margin is not None and not 0.0 < self.margin < 1.0:
+            raise ValueError(f"margin: expected within (0, 1), got {self.margin}")
+
+
+class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What counts as harm and as good enough, and how often the gates may be wrong.
+
+    The probabilities of ever rolling back a candidate that is no worse add up to `alpha`, however often the gates look:
+    harm_alpha for the outcomes of first exposures, collapse_alpha for a fall of the metric below `collapse_ratio` of stable's,
+    guardrail_alpha for the guardrails together.
+
+    metric : what the margin, and a collapse, are about
+    margin : relative loss that may not be excluded at the end, and that times the share of users on the way
+    promote_alpha : probability of ever passing a stage at a loss of its margin; split_alpha : of a false alarm about the split
+    tolerated_harm : relative loss of first exposures that is not yet harm; smallest_effect : the one the test is tuned to find
+    guardrail_ratio : times stable's rate that errors, empty, fallback and slow answers may be; guardrail_floor : or this rate
+    coverage_ratio : share of stable's effective number of items that the canary shows at least, from `coverage_users` on
+    slow_ms : an answer that takes longer is slow
+    breaker_requests : of the last `breaker_seconds`, before a breaker may trip; p99 asks for ten times as many
+    max_error_rate, max_empty_rate, max_fallback_rate, max_p99_ms : what the breakers allow the canary
+    """
+
+    metric: Metric = Metric.HIT_RATE
+    margin: float = 0.1
+    harm_alpha: float = 0.025
+    collapse_alpha: float = 0.005
+    guardrail_alpha: float = 0.015
+    promote_alpha: float = 0.05
+    split_alpha: float = 0.001
+    tolerated_harm: float = 0.0
+    smallest_effect: float = 0.1
+    collapse_ratio: float = 0.75
+    guardrail_ratio: float = 1.5
+    guardrail_floor: float = 0.005
+    coverage_ratio: float = 0.5
+    coverage_users: int = 200
+    slow_ms: float = 100.0
+    breaker_requests: int = 20
+    breaker_seconds: float = 60.0
+    max_error_rate: float = 0.2
+    max_empty_rate: float = 0.5
+    max_fallback_rate: float = 0.5
+    max_p99_ms: float = 1_000.0
+
+    def __post_init__(self) -> None:
+        within_one = (
+            "margin", "harm_alpha", "collapse_alpha", "guardrail_alpha", "promote_alpha", "split_alpha", "smallest_effect",
+            "collapse_ratio", "coverage_ratio", "max_error_rate", "max_empty_rate", "max_fallback_rate",
+        )  # fmt: skip
+        for name in within_one:
+            if not 0.0 < getattr(self, name) < 1.0:
+                raise ValueError(f"{name}: expected within (0, 1), got {getattr(self, name)}")
+        if not 0.0 <= self.tolerated_harm < 1.0 or self.guardrail_ratio < 1.0 or self.guardrail_floor < 0.0:
+            raise ValueError("expected tolerated_harm within [0, 1), guardrail_ratio from 1, guardrail_floor from 0")
+        if min(self.slow_ms, self.breaker_seconds, self.max_p99_ms, self.breaker_requests, self.coverage_users) <= 0:
+            raise ValueError("expected slow_ms, max_p99_ms, breaker_seconds, breaker_requests, coverage_users above 0")
+
+    @property
+    def alpha(self) -> float:
+        """Probability of ever rolling back a candidate that is no worse, by whatever test."""
+        return self.harm_alpha + self.collapse_alpha + self.guardrail_alpha
+
+
+class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The stages of a rollout, in their order, and what it is judged by."""
+
+    stages: tuple[Stage, ...] = ()
+    policy: Policy = Policy()
+
+
+class Arm(msgspec.Struct, frozen=True):
+    """One version of a bandit and its share of the users."""
+
+    version: ModelVersion
+    weight_bp: int
+
+
+class Rollout(msgspec.Struct, frozen=True):
+    """One candidate's way to all users, or an experiment.
+
+    stage : index into the plan's stages; -1 while preparing
     weight_bp : share of users on the canary, in basis points
     epoch : compare-and-set counter, from one sequence for all rollouts, so that it also orders route documents
+    arms : of a bandit, the stable version first; their weights add up to 10,000
     """
 
     id: RolloutId
@@ -48,10 +184,35 @@ class Rollout(msgspec.Struct, frozen=True):
     salt: str
     created_at: datetime
     stage_started_at: datetime
+    kind: Kind = Kind.CANARY
+    plan: Plan = Plan()
+    arms: tuple[Arm, ...] = ()
+
+
+class RolloutEvent(msgspec.Struct, frozen=True):
+    """One row of a rollout's append-only audit trail; `evidence` is what the actor went by."""
+
+    id: int
+    rollout_id: RolloutId
+    epoch: Epoch
+    from_phase: Phase | None
+    to_phase: Phase
+    from_stage: int | None
+    to_stage: int
+    weight_bp: int
+    actor: str
+    reason: str
+    evidence: dict[str, object]
+    created_at: datetime
 
 
 class Route(msgspec.Struct, frozen=True):
-    """The route document of one model: which versions serve whom. Written only by the controller."""
+    """The route document of one model: which versions serve whom. Written by the rollout controller and by operators' calls.
+
+    shadow : the canary is scored on live requests and never shown
+    arms : of a bandit, whose users go by these weights instead of by `weight_bp`
+    slow_ms : from which latency on a reader counts an answer as slow; 0 for no rollout
+    """
 
     epoch: int
     stable: ModelVersion
@@ -60,14 +221,22 @@ class Route(msgspec.Struct, frozen=True):
     salt: str = ""
     rollout_id: int | None = None
     stage: int = -1
+    shadow: bool = False
+    arms: tuple[Arm, ...] = ()
+    slow_ms: float = 0.0
 
 
 class VariantWindow(msgspec.Struct, frozen=True):
-    """What one version did in one event-time window of one stage.
+    """What one version did in one event-time window of one stage, as one variant.
 
     users : users first exposed in this rollout in this window; successes : those of them who clicked or consumed
-    what that first request showed. The unit of every verdict is a user's first exposure.
+    what that first request showed. The unit of every verdict is a user's first exposure. Outside a rollout the first
+    request of a user's day (UTC) takes its place.
     requests, hits, impressions, clicks : all traffic, for display and for hit rate and CTR.
+    variant : `stable`, `canary`, `arm` of a bandit, or `fallback`; empty in rows of before there were variants
+    stage_users : users whose first request of this stage is in this window
+    first_items : items that first exposures showed; repeats : ordered pairs among them, over all windows of this stage
+        before and in this window, that are the same item to two users and that this window completes
     """
 
     model: ModelName
@@ -83,10 +252,30 @@ class VariantWindow(msgspec.Struct, frozen=True):
     hits: int
     impressions: int
     clicks: int
+    variant: str = ""
+    stage_users: int = 0
+    first_items: int = 0
+    repeats: int = 0
+
+
+class GroupedCounts(msgspec.Struct, frozen=True):
+    """What one version did in one stage of one rollout by group of users, summed up since a run of the flow began to count it.
+
+    since_ms : event time of the first request counted, which tells the sums of one run from those of another
+    counts : uint32 (4, GROUPS) little-endian, of requests, hits, impressions and clicks
+    """
+
+    model: ModelName
+    version: ModelVersion
+    rollout_id: int
+    stage: int
+    variant: str
+    since_ms: int
+    counts: bytes
 
 
 class StageCounts(msgspec.Struct, frozen=True):
-    """Sums of one version's windows within one stage of one rollout."""
+    """Sums of one variant's windows within one stage of one rollout."""
 
     users: int = 0
     successes: int = 0
@@ -94,6 +283,37 @@ class StageCounts(msgspec.Struct, frozen=True):
     hits: int = 0
     impressions: int = 0
     clicks: int = 0
+    stage_users: int = 0
+    first_items: int = 0
+    repeats: int = 0
+
+
+class Served(msgspec.Struct, frozen=True):
+    """What requests of one variant in one stage of one rollout came to, as a reader counts them; sums since it began.
+
+    requests : asked of the variant's version, shown or in the shadow; errors : those it could not answer, so that another did
+    empty : answers without an item; fallbacks : those of popularity, or of a version that stands in; slow : above `slow_ms`
+    users, user_errors, user_empty, user_fallbacks, user_slow : the same of each user's first request in the rollout here
+    latency : requests by bucket of `LATENCY_EDGES_MS`
+    compared : shadow requests whose list was compared with the one shown; overlap : sum of the shares of its items that the
+        shadow's list has too; first_same : how often both began with the same item; dropped : those for which there was no time
+    """
+
+    requests: int = 0
+    errors: int = 0
+    empty: int = 0
+    fallbacks: int = 0
+    slow: int = 0
+    users: int = 0
+    user_errors: int = 0
+    user_empty: int = 0
+    user_fallbacks: int = 0
+    user_slow: int = 0
+    latency: tuple[int, ...] = (0,) * (len(LATENCY_EDGES_MS) + 1)
+    compared: int = 0
+    overlap: float = 0.0
+    first_same: int = 0
+    dropped: int = 0
 
 
 class ReaderStatus(msgspec.Struct, frozen=True):

@@ -135,13 +135,16 @@ def json_of(evaluation: Evaluation) -> str:
         "models": {name: asdict(each) for name, each in evaluation.measures.items()},
         "did_not_run": {each.name: each.reason for each in evaluation.results if each.outcome is None},
     }
-    return json.dumps(_finite(found), indent=1)
+    return json.dumps(finite(found), indent=1)
 
 
-def _finite(found: Any) -> Any:
+def finite(found: Any) -> Any:
+    """What `json.dumps` may write: a figure that is not finite is null."""
     match found:
         case dict():
-            return {name: _finite(each) for name, each in found.items()}
+            return {name: finite(each) for name, each in found.items()}
+        case list():
+            return [finite(each) for each in found]
         case float() if not math.isfinite(found):
             return None
         case _:

@@ -26,7 +26,7 @@ import psycopg2.extensions
 
 from online_models.errors import StoreError, StoreUnavailable
 
-MIGRATIONS: Final = ("schema.sql", "schema_2.sql", "schema_3.sql", "schema_4.sql")
+MIGRATIONS: Final = ("schema.sql", "schema_2.sql", "schema_3.sql", "schema_4.sql", "schema_5.sql")
 """Files that bring an empty database to version 1, 2, ..., in order; a released one never changes."""
 
 IDLE_TIMEOUT: Final = timedelta(seconds=10)

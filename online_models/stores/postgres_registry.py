@@ -167,6 +167,14 @@ def lock_champion(cursor: Cursor, model: ModelName) -> ModelVersion | None:
     return None if row is None else ModelVersion(row[0])
 
 
+def refuse_unkept(cursor: Cursor, model: ModelName, version: ModelVersion) -> None:
+    """Raise StoreError when the version is not registered, or its artifact is collected or about to be."""
+    cursor.execute(query("version_exists"), {"model": model, "version": version})
+    if not one(cursor)[0]:
+        raise StoreError(f"{model} {version}: expected a registered version, found none")
+    refuse_collected(cursor, model, version)
+
+
 def refuse_collected(cursor: Cursor, model: ModelName, version: ModelVersion) -> None:
     """Raise StoreError when the version's artifact is collected or about to be."""
     since = _collection(cursor, model, version)

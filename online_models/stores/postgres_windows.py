@@ -9,7 +9,7 @@ import msgspec
 from psycopg2.extras import execute_values
 
 from online_models.contracts.ids import ModelName
-from online_models.contracts.rollouts import VariantWindow
+from online_models.contracts.rollouts import GroupedCounts, VariantWindow
 from online_models.ports import DriftRow, FeatureWindowRow, FeatureWord, WindowRow
 from online_models.stores.postgres import Cursor, Database, query
 
@@ -83,10 +83,9 @@ class PostgresWindows:
         )  # fmt: skip
 
     def put_variant_windows(self, windows: Sequence[VariantWindow]) -> None:
-        """Insert or replace in `model_metrics`; idempotent by (model, version, rollout, stage, window
-        start)."""
+        """Insert or replace in `model_metrics`; idempotent by (model, version, rollout, stage, variant, window start)."""
         latest = _last_per_key(
-            windows, lambda row: (row.model, row.version, row.rollout_id, row.stage, row.window_start_ms)
+            windows, lambda row: (row.model, row.version, row.rollout_id, row.stage, row.variant, row.window_start_ms)
         )
         self._insert(
             "upsert_variant_windows",
@@ -94,10 +93,23 @@ class PostgresWindows:
                 (
                     row.model, row.version, row.rollout_id, row.stage, row.window_start_ms, row.window_end_ms,
                     row.users, row.successes, row.requests, row.hits, row.impressions, row.clicks,
+                    row.variant, row.stage_users, row.first_items, row.repeats,
                 )
                 for row in latest
             ],
         )  # fmt: skip
+
+    def put_grouped_counts(self, counts: Sequence[GroupedCounts]) -> None:
+        """Insert or replace in `grouped_metrics`; idempotent by (rollout, stage, variant, version, since). Raises StoreError
+        when a row's counts are not uint32 (4, GROUPS)."""
+        latest = _last_per_key(counts, lambda row: (row.rollout_id, row.stage, row.variant, row.version, row.since_ms))
+        self._insert(
+            "upsert_grouped_counts",
+            [
+                (row.model, row.version, row.rollout_id, row.stage, row.variant, row.since_ms, row.counts)
+                for row in latest
+            ],
+        )
 
     def _insert(self, name: str, rows: Sequence[tuple[object, ...]], template: str | None = None) -> None:
         if rows:

@@ -280,13 +280,19 @@ VALUES %s ON CONFLICT (id) DO NOTHING;
 -- name: upsert_variant_windows
 -- Insert or replace the counts of versions in windows.
 INSERT INTO model_metrics (
-    model, version, rollout_id, stage, window_start_ms, window_end_ms,
-    users, successes, requests, hits, impressions, clicks
+    model, version, rollout_id, stage, window_start_ms, window_end_ms, users, successes, requests, hits, impressions,
+    clicks, variant, stage_users, first_items, repeats
 )
 VALUES %s
-ON CONFLICT (model, version, rollout_id, stage, window_start_ms) DO UPDATE SET
+ON CONFLICT (model, version, rollout_id, stage, variant, window_start_ms) DO UPDATE SET
     window_end_ms = excluded.window_end_ms, users = excluded.users, successes = excluded.successes,
-    requests = excluded.requests, hits = excluded.hits, impressions = excluded.impressions, clicks = excluded.clicks;
+    requests = excluded.requests, hits = excluded.hits, impressions = excluded.impressions, clicks = excluded.clicks,
+    stage_users = excluded.stage_users, first_items = excluded.first_items, repeats = excluded.repeats;
+
+-- name: upsert_grouped_counts
+-- Insert or replace the counts of versions by group of users.
+INSERT INTO grouped_metrics (model, version, rollout_id, stage, variant, since_ms, counts) VALUES %s
+ON CONFLICT (rollout_id, stage, variant, version, since_ms) DO UPDATE SET counts = excluded.counts;
 
 -- name: submit_job
 -- Queue a job unless its trigger has one or its model has an open one; returns the job of the trigger, if there is one.
@@ -536,6 +542,10 @@ FROM model_versions WHERE model = %(model)s AND version = %(version)s;
 SELECT model, version, manifest_sha256, manifest::text, created_at
 FROM model_versions WHERE model = %(model)s ORDER BY number;
 
+-- name: version_exists
+-- Whether a version is registered.
+SELECT EXISTS (SELECT FROM model_versions WHERE model = %(model)s AND version = %(version)s);
+
 -- name: select_models
 -- Models with at least one version.
 SELECT DISTINCT model FROM model_versions ORDER BY model;
@@ -572,18 +582,48 @@ DELETE FROM model_aliases WHERE model = %(model)s AND alias = 'challenger' AND v
 
 -- name: select_open_rollout
 -- The model's rollout that is not final.
-SELECT id, model, stable, canary, phase, stage, weight_bp, epoch, salt, created_at, stage_started_at
+SELECT
+    id, model, stable, canary, phase, stage, weight_bp, epoch, salt, created_at, stage_started_at,
+    kind, plan::text, arms::text
 FROM rollouts WHERE model = %(model)s AND phase IN ('preparing', 'ramping', 'paused');
 
 -- name: select_latest_rollout
 -- The model's youngest rollout.
-SELECT id, model, stable, canary, phase, stage, weight_bp, epoch, salt, created_at, stage_started_at
+SELECT
+    id, model, stable, canary, phase, stage, weight_bp, epoch, salt, created_at, stage_started_at,
+    kind, plan::text, arms::text
 FROM rollouts WHERE model = %(model)s ORDER BY id DESC LIMIT 1;
+
+-- name: select_rollout
+-- One rollout of a model.
+SELECT
+    id, model, stable, canary, phase, stage, weight_bp, epoch, salt, created_at, stage_started_at,
+    kind, plan::text, arms::text
+FROM rollouts WHERE id = %(id)s AND model = %(model)s;
+
+-- name: select_rollout_history
+-- The model's youngest rollouts, youngest first.
+SELECT
+    id, model, stable, canary, phase, stage, weight_bp, epoch, salt, created_at, stage_started_at,
+    kind, plan::text, arms::text
+FROM rollouts WHERE model = %(model)s ORDER BY id DESC LIMIT %(limit)s;
+
+-- name: select_rollout_events
+-- What happened to a rollout, oldest first.
+SELECT
+    id, rollout_id, epoch, from_phase, to_phase, from_stage, to_stage, weight_bp, actor, reason, evidence, created_at
+FROM rollout_events WHERE rollout_id = %(rollout_id)s ORDER BY id;
 
 -- name: select_rollouts_of
 -- The rollouts that a version took part in, oldest first.
-SELECT id, model, stable, canary, phase, stage, weight_bp, epoch, salt, created_at, stage_started_at
-FROM rollouts WHERE model = %(model)s AND (canary = %(version)s OR stable = %(version)s) ORDER BY id;
+SELECT
+    id, model, stable, canary, phase, stage, weight_bp, epoch, salt, created_at, stage_started_at,
+    kind, plan::text, arms::text
+FROM rollouts
+WHERE model = %(model)s AND (
+    canary = %(version)s OR stable = %(version)s OR arms @> jsonb_build_array(jsonb_build_object('version', %(version)s::text))
+)
+ORDER BY id;
 
 -- name: select_candidates
 -- Recommenders younger than each that has served or was tried, oldest first; none that was collected.
@@ -601,7 +641,11 @@ WHERE candidate.model = %(model)s
                     )
                     OR EXISTS (
                         SELECT FROM rollouts
-                        WHERE rollouts.model = tried.model AND tried.version IN (rollouts.canary, rollouts.stable)
+                        WHERE rollouts.model = tried.model
+                            AND (
+                                tried.version IN (rollouts.canary, rollouts.stable)
+                                OR rollouts.arms @> jsonb_build_array(jsonb_build_object('version', tried.version))
+                            )
                     )
                 )
         ),
@@ -631,22 +675,30 @@ WHERE candidate.model = %(model)s
 ORDER BY candidate.number;
 
 -- name: insert_rollout
--- Begin a rollout, unless the model has an open one or had one of this canary.
-INSERT INTO rollouts (model, stable, canary, phase, stage, weight_bp, epoch, salt)
-VALUES (
-    %(model)s, %(stable)s, %(canary)s, 'preparing', -1, 0, nextval('epoch'),
-    replace(gen_random_uuid()::text, '-', '')
+-- Add a rollout, unless it would be a second open one, or begins by itself with a canary that was tried before.
+INSERT INTO rollouts (model, stable, canary, phase, stage, weight_bp, epoch, salt, kind, plan, arms, automatic)
+SELECT
+    %(model)s, %(stable)s, %(canary)s, %(phase)s, -1, %(weight_bp)s, nextval('epoch'),
+    replace(gen_random_uuid()::text, '-', ''), %(kind)s, %(plan)s::jsonb, %(arms)s::jsonb, %(automatic)s
+WHERE NOT %(automatic)s OR NOT EXISTS (
+    SELECT FROM rollouts
+    WHERE model = %(model)s
+        AND (canary = %(canary)s OR arms @> jsonb_build_array(jsonb_build_object('version', %(canary)s::text)))
 )
 ON CONFLICT DO NOTHING
-RETURNING id, model, stable, canary, phase, stage, weight_bp, epoch, salt, created_at, stage_started_at;
+RETURNING
+    id, model, stable, canary, phase, stage, weight_bp, epoch, salt, created_at, stage_started_at,
+    kind, plan::text, arms::text;
 
 -- name: update_rollout
 -- Move an open rollout on, if nobody has moved it since it was read.
 UPDATE rollouts
 SET phase = %(phase)s, stage = %(stage)s, weight_bp = %(weight_bp)s, stage_started_at = %(stage_started_at)s,
-    epoch = nextval('epoch')
+    arms = %(arms)s::jsonb, epoch = nextval('epoch')
 WHERE id = %(id)s AND epoch = %(epoch)s AND phase IN ('preparing', 'ramping', 'paused')
-RETURNING id, model, stable, canary, phase, stage, weight_bp, epoch, salt, created_at, stage_started_at;
+RETURNING
+    id, model, stable, canary, phase, stage, weight_bp, epoch, salt, created_at, stage_started_at,
+    kind, plan::text, arms::text;
 
 -- name: insert_rollout_event
 -- Note a rollout's transition with its evidence.
@@ -658,10 +710,63 @@ VALUES (
     %(weight_bp)s, %(actor)s, %(reason)s, %(evidence)s::jsonb
 );
 
+-- name: select_operator_request
+-- What an operator's idempotency key was used for, and what came of it.
+SELECT fingerprint, answer::text FROM operator_requests WHERE actor = %(actor)s AND key = %(key)s;
+
+-- name: insert_operator_request
+-- Note what an operator's request has done, unless its key is taken.
+INSERT INTO operator_requests (actor, key, fingerprint, answer)
+VALUES (%(actor)s, %(key)s, %(fingerprint)s, %(answer)s::jsonb)
+ON CONFLICT (actor, key) DO NOTHING;
+
 -- name: sum_variant_windows
--- A version's counts in one stage of a rollout.
+-- What each variant and version did in each stage of a rollout.
 SELECT
-    coalesce(sum(users), 0)::bigint, coalesce(sum(successes), 0)::bigint, coalesce(sum(requests), 0)::bigint,
-    coalesce(sum(hits), 0)::bigint, coalesce(sum(impressions), 0)::bigint, coalesce(sum(clicks), 0)::bigint
+    stage, variant, version,
+    sum(users)::bigint, sum(successes)::bigint, sum(requests)::bigint, sum(hits)::bigint, sum(impressions)::bigint,
+    sum(clicks)::bigint, sum(stage_users)::bigint, sum(first_items)::bigint, sum(repeats)::bigint
+FROM model_metrics WHERE rollout_id = %(rollout_id)s AND model = %(model)s
+GROUP BY stage, variant, version;
+
+-- name: select_grouped_counts
+-- The same by group of users, once per run of the flow that counted it.
+SELECT stage, variant, version, counts
+FROM grouped_metrics WHERE rollout_id = %(rollout_id)s AND model = %(model)s;
+
+-- name: select_variant_windows
+-- A rollout's windows, oldest first.
+SELECT
+    model, version, rollout_id, stage, window_start_ms, window_end_ms, users, successes, requests, hits, impressions,
+    clicks, variant, stage_users, first_items, repeats
+FROM model_metrics WHERE rollout_id = %(rollout_id)s AND model = %(model)s
+ORDER BY window_start_ms, stage, variant, version;
+
+-- name: sum_traffic
+-- Length (ms) of a model's windows of the last seven days before its newest one, their users, first exposures, and successes of those.
+SELECT
+    max(window_end_ms) - min(window_start_ms),
+    sum(CASE WHEN rollout_id = 0 THEN users ELSE stage_users END)::bigint, sum(users)::bigint, sum(successes)::bigint
 FROM model_metrics
-WHERE model = %(model)s AND rollout_id = %(rollout_id)s AND version = %(version)s AND stage = %(stage)s;
+WHERE model = %(model)s AND window_start_ms <= %(now_ms)s AND window_end_ms > (
+    SELECT max(window_end_ms) - 7 * 86400000 FROM model_metrics
+    WHERE model = %(model)s AND window_start_ms <= %(now_ms)s
+);
+
+-- name: insert_key
+-- Add an operator's key, unless its prefix is taken.
+INSERT INTO api_keys (prefix, sha256, role, name, created_at, expires_at, revoked_at)
+VALUES (%(prefix)s, %(sha256)s, %(role)s, %(name)s, %(created_at)s, %(expires_at)s, %(revoked_at)s)
+ON CONFLICT (prefix) DO NOTHING;
+
+-- name: select_key
+-- The key of a prefix.
+SELECT prefix, sha256, role, name, created_at, expires_at, revoked_at FROM api_keys WHERE prefix = %(prefix)s;
+
+-- name: select_keys
+-- All operators' keys, oldest first.
+SELECT prefix, sha256, role, name, created_at, expires_at, revoked_at FROM api_keys ORDER BY created_at, prefix;
+
+-- name: revoke_key
+-- End a key, unless that has been done.
+UPDATE api_keys SET revoked_at = coalesce(revoked_at, %(now)s) WHERE prefix = %(prefix)s;

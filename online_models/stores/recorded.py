@@ -111,10 +111,6 @@ class _Columns:
         self.ts_ms.append(ts_ms)
         self.value.append(np.nan if event.value is None else event.value)
 
-    def refuse(self, reason: str, where: str) -> None:
-        kind = _PARTICULARS.sub("…", reason)
-        self.refused.setdefault(kind, Refused(0, f"{where}: {reason}")).count += 1
-
     def recorded(self) -> Recorded:
         return Recorded(
             list(self.users),
@@ -139,30 +135,41 @@ def read_log(paths: Iterable[Path], bounds: TimeBounds = ANY_TIME) -> Recorded:
         When a file cannot be opened, its ending or its columns are not known, or its compression needs what is not installed.
     """
     columns = _Columns()
+    for event, ts_ms in read_events(paths, columns.refused, bounds):
+        columns.add(event, ts_ms)
+    return columns.recorded()
+
+
+def read_events(
+    paths: Iterable[Path], refused: dict[str, Refused], bounds: TimeBounds = ANY_TIME
+) -> Iterator[tuple[Event, int]]:
+    """The valid events of log files, one after the other, with their times in epoch milliseconds; counts the others in `refused`.
+
+    Raises as `read_log` does.
+    """
     for path in paths:
         read = _reader_of(path)
         try:
             for number, row in read(path):
-                _take(columns, row, f"{path}, row {number}", bounds)
+                found = _valid(row, bounds)
+                if isinstance(found, str):
+                    kind = _PARTICULARS.sub("…", found)
+                    refused.setdefault(kind, Refused(0, f"{path}, row {number}: {found}")).count += 1
+                else:
+                    yield found
         except OSError as error:
             raise SourceError(f"{path}: cannot be read: {error}") from error
-    return columns.recorded()
 
 
-def _take(columns: _Columns, row: Row, where: str, bounds: TimeBounds) -> None:
+def _valid(row: Row, bounds: TimeBounds) -> tuple[Event, int] | str:
+    """The event and its time, or why it is none."""
     if isinstance(row, str):
-        columns.refuse(row, where)
-        return
+        return row
     try:
         ts_ms = timestamp_ms(row.ts)
     except (ValueError, OverflowError) as error:
-        columns.refuse(f"ts: {error}", where)
-        return
-    reason = reason_to_reject(row, ts_ms, bounds)
-    if reason is None:
-        columns.add(row, ts_ms)
-    else:
-        columns.refuse(reason, where)
+        return f"ts: {error}"
+    return reason_to_reject(row, ts_ms, bounds) or (row, ts_ms)
 
 
 def _reader_of(path: Path) -> Callable[[Path], Iterator[tuple[int, Row]]]:

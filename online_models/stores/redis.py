@@ -24,12 +24,13 @@ from redis.retry import Retry
 
 from online_models import history
 from online_models.contracts import keys
-from online_models.contracts.ids import ItemId, ModelName, ModelVersion, UserId
-from online_models.contracts.rollouts import ReaderStatus, Route
+from online_models.contracts.ids import ItemId, ModelName, ModelVersion, RolloutId, UserId
+from online_models.contracts.rollouts import ReaderStatus, Route, Served
 from online_models.errors import StoreError, StoreUnavailable
 from online_models.history import UserHistory
 from online_models.learner import MovedItem
 from online_models.ports import EmbeddingUpdate, SourcesState, Vector, VersionUpdate
+from online_models.stores import redis_served
 
 if TYPE_CHECKING:
     from redis.client import Pipeline
@@ -39,6 +40,7 @@ STATUS_TTL: Final = timedelta(seconds=15)
 """A reader that has been silent for longer no longer counts."""
 
 POSITION_TTL: Final = timedelta(days=7)
+SERVED_TTL: Final = timedelta(days=30)
 FORGET_READER: Final = timedelta(days=1)
 
 _KEYS_PER_COMMAND = 1000
@@ -297,6 +299,26 @@ class RedisRoutes:
             reader: None if raw is None else _decoded(raw, ReaderStatus, name)
             for reader, name, raw in zip(readers, names, said, strict=True)
         }
+
+    def put_served(
+        self, model: ModelName, rollout_id: RolloutId, reader_id: str, served: Mapping[tuple[int, str], Served]
+    ) -> None:
+        """A reader says what its requests of a rollout came to since it began, by stage and variant. Idempotent."""
+        key, fields = keys.served(model, rollout_id), redis_served.encode(reader_id, served)
+        if not fields:
+            return
+        with translated(), self._client.pipeline(transaction=True) as pipe:
+            pipe.hset(key, mapping={str(field): raw for field, raw in fields.items()})
+            pipe.expire(key, SERVED_TTL)
+            pipe.execute()
+
+    def served(self, model: ModelName, rollout_id: RolloutId) -> dict[tuple[int, str], Served]:
+        """What all readers, living and gone, have said of a rollout, summed up by stage and variant. Raises StoreError when
+        that is torn."""
+        key = keys.served(model, rollout_id)
+        with translated():
+            fields: Mapping[bytes, bytes] = self._client.hgetall(key)  # type: ignore[assignment]
+        return redis_served.summed(fields, key)
 
 
 @functools.cache

@@ -1,8 +1,8 @@
 """Which artifacts may go: a pure rule over what has happened to a model's versions.
 
-- Needed are the champion, the former champions that one may want back (N-1 and N-2 by default), the challenger, the
-  candidates that a rollout may still begin with, and every version whose language model one of them uses. A parent is not
-  needed: it is named in a manifest, not read.
+- Needed are the champion, the former champions that one may want back (N-1 and N-2 by default), the challengers (the canary
+  of an open rollout, and the arms of an open bandit), the candidates that a rollout may still begin with, and every version
+  whose language model one of them uses. A parent is not needed: it is named in a manifest, not read.
 - An artifact may go when nothing has needed it at any moment of the grace period: readers that follow an old route and
   trainings that began from an old champion end well within it. What is needed is worked out for each moment from the
   record alone, so that a promotion gives every version it leaves behind its own full grace.
@@ -74,7 +74,7 @@ def needed(events: Sequence[RegistryEvent], champions: int) -> set[ModelVersion]
     if not crowned:
         return set(registered)
     newest_first = list(dict.fromkeys(reversed(crowned)))
-    tried = {event.version for event in events if event.happening is Happening.CHALLENGING}
+    tried = {event.version for event in events if event.happening in (Happening.CHALLENGING, *_CROWNED)}
     last = max(place for place, event in enumerate(events) if event.happening in _CROWNED)
     late = {event.version for event in events[last:] if event.happening is Happening.REGISTERED}
     candidates = {

@@ -207,10 +207,10 @@ def _event(event: RegistryEvent) -> str:
 
 
 def _rollout(rollout: Rollout, version: ModelVersion) -> str:
-    role = "canary" if rollout.canary == version else "stable"
+    role = "canary" if rollout.canary == version else "stable" if rollout.stable == version else "arm"
     return (
-        f"{rollout.id}  as {role}: {rollout.canary} over {rollout.stable}  {rollout.phase}  stage {rollout.stage}  "
-        f"begun {_instant(rollout.created_at)}"
+        f"{rollout.id}  as {role}: {rollout.canary} over {rollout.stable}  {rollout.kind}  {rollout.phase}  "
+        f"stage {rollout.stage}  begun {_instant(rollout.created_at)}"
     )
 
 

@@ -6,7 +6,7 @@ import msgspec
 from fastapi import APIRouter, HTTPException, Request, Response
 
 from online_models.contracts.ids import UserId
-from serving_api.recommender import Ask
+from serving_api.answers import Ask
 from serving_api.routes.bodies import TOO_LARGE
 from serving_api.routes.parts import event_time_ms, parts_of, served_model, wanted_items
 from serving_api.schemas import BatchAnswer, BatchIn, Problem

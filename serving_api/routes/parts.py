@@ -10,10 +10,12 @@ from fastapi import HTTPException, Query, Request
 
 from online_models.contracts.events import TimeBounds, timestamp_ms
 from online_models.contracts.ids import ModelName
-from online_models.ports import EventLog, ModelRegistry, RolloutStore, ServingStore
+from online_models.ports import EventLog, KeyStore, ServingStore
 from serving_api.instruments import Instruments
 from serving_api.reader import Reader
 from serving_api.recommender import Recommender
+from serving_api.rollouts.operations import Operations
+from serving_api.rollouts.readiness import RolloutStores
 from serving_api.settings import ServingSettings
 
 Domain = Annotated[str, Query(examples=["movies"])]
@@ -30,8 +32,9 @@ class Parts:
     recommender: Recommender
     kept: ServingStore
     event_log: EventLog
-    registry: ModelRegistry
-    rollouts: RolloutStore
+    keys: KeyStore
+    operated: RolloutStores
+    operations: Operations
     clock: Callable[[], datetime]
     new_id: Callable[[], str]
 

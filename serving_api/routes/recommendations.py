@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from online_models.contracts.events import MAX_ID_LENGTH
 from online_models.contracts.ids import ModelName, UserId
 from online_models.errors import StoreError
-from serving_api.recommender import Answer, Ask
+from serving_api.answers import Answer, Ask
 from serving_api.routes.parts import (
     Count,
     Domain,

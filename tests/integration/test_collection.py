@@ -9,10 +9,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from online_models.contracts.ids import ModelVersion
+from online_models.contracts.ids import Epoch, ModelVersion
 from online_models.contracts.registry import Happening
-from online_models.contracts.rollouts import Phase
+from online_models.contracts.rollouts import Arm, Kind, Phase, Plan
 from online_models.errors import StaleEpoch, StoreError
+from online_models.rollout_store import Act, NewRollout
 from online_models.stores.filesystem import FilesystemArtifacts
 from online_models.stores.postgres import Database
 from online_models.stores.postgres_registry import PostgresRegistry
@@ -20,7 +21,7 @@ from online_models.stores.postgres_rollouts import PostgresRollouts
 from retrain_workers.registry.collection import collect, collect_model, collectable
 from retrain_workers.registry.garbage import Retention
 from tests.artifacts import publish, small_model
-from tests.samples import MOVIES
+from tests.samples import MOVIES, canary
 
 AT_ONCE = Retention(champions=1, grace=timedelta(0))
 GONE = (Happening.COLLECTING, Happening.COLLECTED)
@@ -44,11 +45,16 @@ class Shop:
         if champion is None:
             self.rollouts.adopt(MOVIES, version, "test")
         else:
-            rollout = self.rollouts.create(MOVIES, champion, version, "test")
+            rollout = self.rollouts.create(canary(champion, version), Act("test", "test", {}))
             self.rollouts.transition(
-                rollout, msgspec.structs.replace(rollout, phase=Phase.PROMOTED), "test", "better", {}
+                rollout, msgspec.structs.replace(rollout, phase=Phase.PROMOTED), Act("test", "better", {})
             )
         return version
+
+    def champion_epoch(self) -> Epoch:
+        found = self.rollouts.champion_epoch(MOVIES)
+        assert found is not None
+        return found[1]
 
     def collect(self, retention: Retention = AT_ONCE) -> list[ModelVersion]:
         now = datetime.now(UTC) + timedelta(seconds=5)  # past every event, whichever clock is ahead
@@ -115,22 +121,28 @@ def test_two_workers_collect_one_version_once(shop: Shop, postgres: str, tmp_pat
 def test_whatever_races_with_collectors_a_version_in_use_keeps_its_files(
     shop: Shop, postgres: str, tmp_path: Path
 ) -> None:
-    """A controller promotes, rolls back and begins rollouts of old candidates while workers collect without grace."""
+    """Controllers promote, roll back and begin rollouts of old candidates, and operators go back to old champions, while
+    workers collect without grace."""
     shop.crown()
 
     def control(seed: int) -> None:
         own, rng = Shop(postgres, tmp_path), random.Random(seed)
         for _ in range(12):
             own.publish()
-            champion, current = own.registry.champion(MOVIES), own.rollouts.open_rollout(MOVIES)
-            assert champion is not None
+            found, current = own.rollouts.champion_epoch(MOVIES), own.rollouts.open_rollout(MOVIES)
+            assert found is not None
+            champion, epoch = found
+            version = rng.choice(own.registry.versions(MOVIES)).version
             with suppress(StaleEpoch, StoreError):  # a candidate that lost, or was collected first
-                if current is None:
-                    untried = rng.choice(own.registry.versions(MOVIES)).version
-                    own.rollouts.create(MOVIES, champion, untried, "test")
+                if rng.random() < 0.2:
+                    own.rollouts.restore(MOVIES, version, epoch, Act("test", "race", {}))
+                elif current is None:
+                    own.rollouts.create(canary(champion, version), Act("test", "race", {}))
                 else:
                     phase = rng.choice([Phase.PROMOTED, Phase.ROLLED_BACK])
-                    own.rollouts.transition(current, msgspec.structs.replace(current, phase=phase), "test", "race", {})
+                    own.rollouts.transition(
+                        current, msgspec.structs.replace(current, phase=phase), Act("test", "race", {})
+                    )
 
     def sweep() -> None:
         own = Shop(postgres, tmp_path)
@@ -151,6 +163,21 @@ def test_whatever_races_with_collectors_a_version_in_use_keeps_its_files(
             done.result()
     assert all(shop.is_whole(pointer.version) for pointer in shop.registry.aliases(MOVIES).values())
     assert any(event.happening is Happening.COLLECTED for event in shop.registry.events(MOVIES))
+
+
+def test_the_arms_of_an_open_bandit_keep_their_files_and_what_a_return_reaches_too(shop: Shop) -> None:
+    first, second, third, fourth = (shop.crown() for _ in range(4))
+    arms = tuple(Arm(version, 2_500) for version in (fourth, first, second, third))
+    bandit = NewRollout(MOVIES, fourth, second, Plan(), Kind.BANDIT, arms, automatic=False)
+    begun = shop.rollouts.create(bandit, Act("test", "which is best", {}))
+    assert shop.collect() == []
+    shop.rollouts.restore(MOVIES, second, shop.champion_epoch(), Act("test", "this one", {}))
+    assert shop.rollouts.rollout(MOVIES, begun.id) != begun
+    assert shop.collect() == [first, third]
+    with pytest.raises(StoreError, match="whose artifact is kept"):
+        shop.rollouts.restore(MOVIES, first, shop.champion_epoch(), Act("test", "too late", {}))
+    shop.rollouts.restore(MOVIES, fourth, shop.champion_epoch(), Act("test", "back again", {}))
+    assert shop.collect() == []
 
 
 def test_one_model_can_be_collected_alone(shop: Shop) -> None:

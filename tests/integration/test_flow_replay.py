@@ -41,13 +41,16 @@ FAST = {
 
 def recorded_log(minutes: int, seed: int) -> list[Event]:
     """A log in time order: requests with ten impressions, some of them answered, and views without a request; items beyond
-    `i29` are newer than the model of these tests."""
+    `i29` are newer than the model of these tests. After a third of the time, a rollout goes through two stages."""
     rng = random.Random(seed)
     events: list[Event] = []
 
     def add(kind: EventType, user: int, item: int, ts: int, request: str | None, value: float | None = None) -> None:
         genres: dict[str, FeatureValue] = {"genres": [f"g{item % 5}"]}
-        shown: dict[str, FeatureValue] = {"stage": -1, "weight_bp": 0, "variant": "stable"}
+        stage = (ts - START_MS) * 3 // (minutes * MINUTE_MS) - 1
+        canary = stage >= 0 and user % 4 == 0
+        variant = "canary" if canary else "stable"
+        shown: dict[str, FeatureValue] = {"stage": stage, "weight_bp": 2_500 * (stage >= 0), "variant": variant}
         events.append(
             Event(
                 event_id=f"{rng.getrandbits(128):032x}",
@@ -58,7 +61,8 @@ def recorded_log(minutes: int, seed: int) -> list[Event]:
                 domain="movies",
                 value=value,
                 request_id=request,
-                model_version="v1" if kind is EventType.IMPRESSION else None,
+                model_version=("v2" if canary else "v1") if kind is EventType.IMPRESSION else None,
+                rollout_id=7 if kind is EventType.IMPRESSION and stage >= 0 else None,
                 features=shown if kind is EventType.IMPRESSION else genres,
             )
         )
@@ -125,7 +129,11 @@ def test_a_replay_killed_three_times_leaves_what_an_uninterrupted_one_leaves(
     )
     assert {name: report[name] for name in counted} == {name: expected[name] for name in counted}
     assert report["events"] == len(log.read_bytes().splitlines())
-    assert all_rows(twin_stores.postgres_dsn) == all_rows(fresh_stores.postgres_dsn)
+    told = all_rows(fresh_stores.postgres_dsn)
+    assert all_rows(twin_stores.postgres_dsn) == told
+    assert [(row["stage"], row["variant"], row["version"]) for row in told["grouped_metrics"]] == [
+        (stage, variant, version) for stage in (0, 1) for variant, version in (("canary", "v2"), ("stable", "v1"))
+    ]
     assert all_values(twin_stores.redis_url) == all_values(fresh_stores.redis_url)
     letters = "flow/replay/dead-letters.ndjson"
     assert (torn / letters).read_bytes() == (whole / letters).read_bytes()
@@ -146,7 +154,7 @@ def test_a_dirty_log_gives_what_the_clean_one_gives_and_a_dead_letter_for_every_
 ) -> None:
     log = dirty_log(sample_log(3000, seed=3), seed=4, faults=60, duplicates=20)
     # The generator's times end in 2030; the flow believes times up to the wall clock and a skew.
-    until_2030 = BOUNDS.latest_ms // 1000 - int(time.time()) - 60
+    until_2030 = BOUNDS.latest_ms // 1000 - int(time.time()) - 3_600
     bounds = {"PENSTOCK_FLOW_EARLIEST": "2000-01-01T00:00:00Z", "PENSTOCK_FLOW_FUTURE_SKEW_SECONDS": str(until_2030)}
     reports = {}
     for name, content, stores in (("clean", log.clean, fresh_stores), ("dirty", log.dirty, twin_stores)):

@@ -10,7 +10,7 @@ from online_models.stores.embedded import Endpoints
 from tests.api_process import eventually
 from tests.integration.test_flow_live import live
 from tests.integration.test_flow_replay import make_live
-from tests.integration.test_serving_process import answers, free_port, start
+from tests.serving_process import answers, free_port, start
 
 CLICKS = 120
 LIMIT_MS = 250.0

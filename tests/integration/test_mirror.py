@@ -14,13 +14,14 @@ from online_models.contracts.ids import ModelVersion
 from online_models.contracts.registry import Happening
 from online_models.contracts.rollouts import Phase
 from online_models.errors import StoreError, StoreUnavailable
+from online_models.rollout_store import Act
 from online_models.stores.postgres import Database
 from online_models.stores.postgres_outbox import PostgresOutbox
 from online_models.stores.postgres_registry import PostgresRegistry
 from online_models.stores.postgres_rollouts import PostgresRollouts
 from retrain_workers.registry.mirror import Mirrored, mirror, never, run_of, runs_of, waiting_lines
 from retrain_workers.registry.mlflow_rest import MlflowServer
-from tests.samples import MOVIES, SHA256, manifest
+from tests.samples import MOVIES, SHA256, canary, manifest
 from tests.tracking_server import Tracked, tracking_server
 
 V1, V2 = ModelVersion("v1"), ModelVersion("v2")
@@ -59,8 +60,8 @@ def promote(told: Told) -> None:
     told.register(V1)
     told.register(V2)
     told.rollouts.adopt(MOVIES, V1, "test")
-    rollout = told.rollouts.create(MOVIES, V1, V2, "test")
-    told.rollouts.transition(rollout, msgspec.structs.replace(rollout, phase=Phase.PROMOTED), "test", "better", {})
+    rollout = told.rollouts.create(canary(V1, V2), Act("test", "test", {}))
+    told.rollouts.transition(rollout, msgspec.structs.replace(rollout, phase=Phase.PROMOTED), Act("test", "better", {}))
 
 
 def of_version(tracked: Tracked, version: ModelVersion) -> dict[str, str]:
@@ -90,11 +91,11 @@ def test_aliases_follow_what_happens_later(told: Told) -> None:
         told.mirror(uri)
         assert tracked.pointed() == {}
         told.rollouts.adopt(MOVIES, V1, "test")
-        rollout = told.rollouts.create(MOVIES, V1, V2, "test")
+        rollout = told.rollouts.create(canary(V1, V2), Act("test", "test", {}))
         told.mirror(uri)
         assert tracked.pointed() == {"champion": "v1", "challenger": "v2"}
         ended = msgspec.structs.replace(rollout, phase=Phase.ROLLED_BACK)
-        told.rollouts.transition(rollout, ended, "test", "worse", {})
+        told.rollouts.transition(rollout, ended, Act("test", "worse", {}))
         told.mirror(uri)
         assert tracked.pointed() == {"champion": "v1"}
 

@@ -18,6 +18,7 @@ from online_models.contracts.jobs import Cost, NewJob, TrainAls
 from online_models.contracts.registry import Alias, Origin
 from online_models.contracts.rollouts import Phase
 from online_models.errors import ArtifactError, StoreError
+from online_models.rollout_store import Act
 from online_models.settings import StoreSettings
 from online_models.stores.embedded import Endpoints
 from retrain_workers import __main__ as program
@@ -34,7 +35,7 @@ from retrain_workers.reports.head_to_head import HeadToHead, lines_of
 from retrain_workers.settings import WorkerSettings
 from retrain_workers.validation.intervals import Interval
 from tests.clustered_world import HOUR_MS, START_MS, as_batch, as_interactions, clustered_events
-from tests.samples import MOVIES, SHA256, manifest
+from tests.samples import MOVIES, SHA256, canary, manifest
 from tests.tracking_server import tracking_server
 
 ALS = TrainAls(factors=8, iterations=4, half_life_days=60.0)
@@ -90,9 +91,9 @@ def shelf(fresh_stores: Endpoints, tmp_path: Path) -> Iterator[Shelf]:
         first = trained(stores, 700, None, 1).version
         stores.rollouts.adopt(MOVIES, first, "test")
         second = trained(stores, 1_000, first, 4).version
-        rollout = stores.rollouts.create(MOVIES, first, second, "test")
+        rollout = stores.rollouts.create(canary(first, second), Act("test", "test", {}))
         promoted = msgspec.structs.replace(rollout, phase=Phase.PROMOTED, stage=3)
-        stores.rollouts.transition(rollout, promoted, "test", "better", {})
+        stores.rollouts.transition(rollout, promoted, Act("test", "better", {}))
         yield Shelf(Bench(stores, WorkerSettings(), NOW), first, second)
 
 
@@ -139,7 +140,7 @@ def test_everything_of_a_version_is_shown_under_its_alias_too(shelf: Shelf) -> N
     happened = [line.split()[1] for line in shelf.section("show movies champion", "events")]
     assert happened == ["registered", "challenging", "promoted"]
     (rollout,) = shelf.section("show movies champion", "rollouts")
-    assert f"as canary: {shelf.second} over {shelf.first}  promoted  stage 3" in rollout
+    assert f"as canary: {shelf.second} over {shelf.first}  canary  promoted  stage 3" in rollout
 
 
 def test_a_version_is_shown_as_json_that_holds_its_manifest(shelf: Shelf) -> None:
@@ -205,9 +206,9 @@ def test_the_way_of_comparing_can_be_replaced(shelf: Shelf) -> None:
 
 def test_garbage_is_named_and_then_removed(shelf: Shelf) -> None:
     third = trained(shelf.bench.stores, 1_100, shelf.second, 1).version
-    rollout = shelf.bench.stores.rollouts.create(MOVIES, shelf.second, third, "test")
+    rollout = shelf.bench.stores.rollouts.create(canary(shelf.second, third), Act("test", "test", {}))
     shelf.bench.stores.rollouts.transition(
-        rollout, msgspec.structs.replace(rollout, phase=Phase.ROLLED_BACK), "test", "worse", {}
+        rollout, msgspec.structs.replace(rollout, phase=Phase.ROLLED_BACK), Act("test", "worse", {})
     )
     later = Shelf(replace(shelf.bench, now=datetime.now(UTC) + timedelta(hours=2)), shelf.first, shelf.second)
     assert later("gc") == ["nothing to collect"]

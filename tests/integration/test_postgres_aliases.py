@@ -1,7 +1,5 @@
 """Aliases move with the rollout that earns them, and a collection begins only when nothing has happened meanwhile."""
 
-from collections.abc import Sequence
-from contextlib import closing
 from pathlib import Path
 
 import msgspec
@@ -12,10 +10,11 @@ from online_models.contracts.ids import ModelVersion
 from online_models.contracts.registry import Alias, Happening
 from online_models.contracts.rollouts import Phase, Rollout
 from online_models.errors import StaleEpoch, StoreError
-from online_models.stores.postgres import MIGRATIONS, Database, migrate, query
+from online_models.rollout_store import Act
+from online_models.stores.postgres import Database
 from online_models.stores.postgres_registry import PostgresRegistry
 from online_models.stores.postgres_rollouts import PostgresRollouts
-from tests.samples import MOVIES, SHA256, manifest
+from tests.samples import MOVIES, SHA256, canary, manifest
 
 SQL = Path(__file__).parents[2] / "online_models/stores"
 V1, V2, V3, V4 = (ModelVersion(f"v{number}") for number in range(1, 5))
@@ -37,12 +36,12 @@ def register(registry: PostgresRegistry, *versions: ModelVersion) -> None:
 
 
 def end(rollouts: PostgresRollouts, rollout: Rollout, phase: Phase) -> Rollout:
-    return rollouts.transition(rollout, msgspec.structs.replace(rollout, phase=phase), "test", "over", {})
+    return rollouts.transition(rollout, msgspec.structs.replace(rollout, phase=phase), Act("test", "over", {}))
 
 
 def promote(registry: PostgresRegistry, rollouts: PostgresRollouts, over: ModelVersion, version: ModelVersion) -> None:
     register(registry, version)
-    end(rollouts, rollouts.create(MOVIES, over, version, "test"), Phase.PROMOTED)
+    end(rollouts, rollouts.create(canary(over, version), Act("test", "test", {})), Phase.PROMOTED)
 
 
 def pointed(registry: PostgresRegistry) -> dict[Alias, ModelVersion]:
@@ -62,7 +61,7 @@ def test_aliases_follow_a_rollout_to_its_promotion(registry: PostgresRegistry, r
     register(registry, V1, V2)
     rollouts.adopt(MOVIES, V1, "test")
     assert pointed(registry) == {Alias.CHAMPION: V1}
-    rollout = rollouts.create(MOVIES, V1, V2, "test")
+    rollout = rollouts.create(canary(V1, V2), Act("test", "test", {}))
     assert registry.aliases(MOVIES)[Alias.CHALLENGER].epoch == rollout.epoch
     assert pointed(registry) == {Alias.CHAMPION: V1, Alias.CHALLENGER: V2}
     done = end(rollouts, rollout, Phase.PROMOTED)
@@ -75,13 +74,13 @@ def test_aliases_follow_a_rollout_to_its_promotion(registry: PostgresRegistry, r
     assert pointed(registry) == {Alias.CHAMPION: V3, Alias.PREVIOUS: V2}
 
 
-@pytest.mark.parametrize("phase", [Phase.ROLLED_BACK, Phase.SUPERSEDED])
+@pytest.mark.parametrize("phase", [Phase.ROLLED_BACK, Phase.SUPERSEDED, Phase.ABORTED, Phase.CONCLUDED])
 def test_a_challenger_that_fails_is_none_any_more(
     registry: PostgresRegistry, rollouts: PostgresRollouts, phase: Phase
 ) -> None:
     register(registry, V1, V2)
     rollouts.adopt(MOVIES, V1, "test")
-    end(rollouts, rollouts.create(MOVIES, V1, V2, "test"), phase)
+    end(rollouts, rollouts.create(canary(V1, V2), Act("test", "test", {})), phase)
     assert pointed(registry) == {Alias.CHAMPION: V1}
     last = registry.events(MOVIES)[-1]
     assert (last.happening, last.version, last.detail["outcome"]) == (Happening.WITHDRAWN, V2, phase)
@@ -90,7 +89,7 @@ def test_a_challenger_that_fails_is_none_any_more(
 def test_a_transition_that_ends_nothing_moves_no_alias(registry: PostgresRegistry, rollouts: PostgresRollouts) -> None:
     register(registry, V1, V2)
     rollouts.adopt(MOVIES, V1, "test")
-    rollout = rollouts.create(MOVIES, V1, V2, "test")
+    rollout = rollouts.create(canary(V1, V2), Act("test", "test", {}))
     before = registry.aliases(MOVIES), registry.events(MOVIES)
     end(rollouts, rollout, Phase.RAMPING)
     assert (registry.aliases(MOVIES), registry.events(MOVIES)) == before
@@ -122,7 +121,7 @@ def test_a_collection_closes_a_version_for_ever(registry: PostgresRegistry, roll
     with pytest.raises(
         StoreError, match="movies v2: expected a version whose artifact is kept, but it was collected at"
     ):
-        rollouts.create(MOVIES, V1, V2, "asleep until now")
+        rollouts.create(canary(V1, V2), Act("asleep until now", "test", {}))
     found = registry.version(MOVIES, V2)
     assert found is not None
     assert found.manifest == manifest(V2)
@@ -132,7 +131,7 @@ def something_happens(registry: PostgresRegistry, rollouts: PostgresRollouts, wh
     if what == "registration":
         register(registry, V4)
     else:
-        rollouts.create(MOVIES, V1, V3, "test")
+        rollouts.create(canary(V1, V3), Act("test", "test", {}))
 
 
 @pytest.mark.parametrize("what", ["registration", "rollout"])
@@ -158,43 +157,3 @@ def test_no_version_is_registered_that_needs_a_collected_language_model(
         registry.register(replace(manifest(V3), language_model=V2), SHA256, "test")
     registry.register(replace(manifest(V3), language_model=V3), SHA256, "test")
     registry.register(replace(manifest(V4), language_model=V3), SHA256, "test")
-
-
-def in_version_2(dsn: str, statements: Sequence[str]) -> None:
-    """A database as the release before left it."""
-    with closing(Database(dsn)) as database, database.transaction() as cursor:
-        cursor.execute(query("create_schema_version"))
-        for number, name in enumerate(MIGRATIONS[:2], 1):
-            cursor.execute((SQL / name).read_text())
-            cursor.execute(query("insert_schema_version"), {"version": number})
-        for statement in statements:
-            cursor.execute(statement)
-
-
-def test_aliases_of_an_older_database_are_found_by_its_rollouts(empty_postgres: str) -> None:
-    version = (
-        "INSERT INTO model_versions (model, version, manifest_sha256, manifest)"
-        f" VALUES ('movies', '%s', '{SHA256}', '{{}}')"
-    )
-    rollout = (
-        "INSERT INTO rollouts (model, stable, canary, phase, stage, weight_bp, epoch, salt)"
-        " VALUES ('movies', '%s', '%s', '%s', 0, 0, %d, '')"
-    )
-    promotion = (
-        "INSERT INTO registry_events (model, version, event, actor, detail)"
-        """ VALUES ('movies', 'v2', 'promoted', 'test', '{"epoch": 4, "replaced": "v1"}')"""
-    )
-    champion = "INSERT INTO model_aliases (model, alias, version, epoch) VALUES ('movies', 'champion', 'v2', 4)"
-    in_version_2(
-        empty_postgres,
-        [
-            *(version % each for each in (V1, V2, V3)), champion, promotion,
-            rollout % (V1, V2, "promoted", 4), rollout % (V2, V3, "ramping", 5),
-        ],
-    )  # fmt: skip
-    migrate(empty_postgres)
-    with closing(Database(empty_postgres)) as database:
-        aliases = PostgresRegistry(database).aliases(MOVIES)
-        assert {alias: (pointer.version, pointer.epoch) for alias, pointer in aliases.items()} == {
-            Alias.CHAMPION: (V2, 4), Alias.PREVIOUS: (V1, 4), Alias.CHALLENGER: (V3, 5),
-        }  # fmt: skip

@@ -2,22 +2,21 @@
 
 import random
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from threading import Barrier
 
 import msgspec
 import pytest
 
 from online_models.contracts.ids import ModelName, ModelVersion
-from online_models.contracts.rollouts import Phase, Rollout, StageCounts, VariantWindow
+from online_models.contracts.rollouts import Phase, Rollout
 from online_models.errors import StaleEpoch, StoreError
+from online_models.rollout_store import Act
 from online_models.stores.postgres import Database
 from online_models.stores.postgres_registry import PostgresRegistry
 from online_models.stores.postgres_rollouts import PostgresRollouts
-from online_models.stores.postgres_windows import PostgresWindows
-from tests.samples import MOVIES, SHA256, manifest
+from tests.racing import outcomes
+from tests.samples import MOVIES, SHA256, canary, manifest
 
 V1, V2, V3 = ModelVersion("v1"), ModelVersion("v2"), ModelVersion("v3")
 LATER = datetime(2026, 1, 2, tzinfo=UTC)
@@ -43,7 +42,7 @@ def begin(registry: PostgresRegistry, rollouts: PostgresRollouts) -> Rollout:
     """A rollout of v2 over the champion v1."""
     register(registry, V1, V2)
     rollouts.adopt(MOVIES, V1, "test")
-    return rollouts.create(MOVIES, V1, V2, "test")
+    return rollouts.create(canary(V1, V2), Act("test", "test", {}))
 
 
 def moved(rollout: Rollout, phase: Phase, stage: int = 0, weight_bp: int = 500) -> Rollout:
@@ -56,21 +55,6 @@ def events(registry: PostgresRegistry, table: str) -> int:
         return cursor.fetchone()[0]
 
     return int(registry._database.run(count))
-
-
-def outcomes(actions: list[Callable[[], object]]) -> list[object]:
-    """What each of several actions, begun together, returned or raised."""
-    together = Barrier(len(actions))
-
-    def act(action: Callable[[], object]) -> object:
-        together.wait()
-        try:
-            return action()
-        except StaleEpoch as error:
-            return error
-
-    with ThreadPoolExecutor(len(actions)) as pool:
-        return list(pool.map(act, actions))
 
 
 def test_a_version_comes_back_whole_and_is_registered_once(registry: PostgresRegistry) -> None:
@@ -134,9 +118,9 @@ def test_candidates_are_younger_than_the_champion_and_untried(
     assert rollouts.candidates(MOVIES) == ["v9", "v10", "v11", "v100"]
     rollouts.adopt(MOVIES, ModelVersion("v10"), "test")
     assert rollouts.candidates(MOVIES) == ["v11", "v100"]
-    rollout = rollouts.create(MOVIES, ModelVersion("v10"), ModelVersion("v11"), "test")
+    rollout = rollouts.create(canary(ModelVersion("v10"), ModelVersion("v11")), Act("test", "test", {}))
     assert rollouts.candidates(MOVIES) == ["v100"]
-    rollouts.transition(rollout, moved(rollout, Phase.ROLLED_BACK), "test", "worse", {})
+    rollouts.transition(rollout, moved(rollout, Phase.ROLLED_BACK), Act("test", "worse", {}))
     assert rollouts.candidates(MOVIES) == ["v100"]
 
 
@@ -153,13 +137,13 @@ def test_adapters_are_tried_beside_the_recommender_they_came_with_and_keep_no_re
     adapter("v5", "v0")
     register(registry, "v3")
     assert (rollouts.candidates(MOVIES), rollouts.adapters(MOVIES)) == ([V3], ["v4"])
-    tried = rollouts.create(MOVIES, V1, ModelVersion("v4"), "test")
+    tried = rollouts.create(canary(V1, ModelVersion("v4")), Act("test", "test", {}))
     assert (rollouts.candidates(MOVIES), rollouts.adapters(MOVIES)) == ([V3], [])  # though it is older
-    rollouts.transition(tried, moved(tried, Phase.PROMOTED), "test", "better", {})
+    rollouts.transition(tried, moved(tried, Phase.PROMOTED), Act("test", "better", {}))
     adapter("v2", "v4")  # claimed early, published late
     assert (rollouts.candidates(MOVIES), rollouts.adapters(MOVIES)) == ([V3], ["v2"])
-    tried = rollouts.create(MOVIES, ModelVersion("v4"), V3, "test")
-    rollouts.transition(tried, moved(tried, Phase.PROMOTED), "test", "better", {})
+    tried = rollouts.create(canary(ModelVersion("v4"), V3), Act("test", "test", {}))
+    rollouts.transition(tried, moved(tried, Phase.PROMOTED), Act("test", "better", {}))
     assert (rollouts.candidates(MOVIES), rollouts.adapters(MOVIES)) == ([], [])
 
 
@@ -171,15 +155,15 @@ def test_a_rollout_begins_prepared_and_alone(registry: PostgresRegistry, rollout
     assert rollouts.open_rollout(PRODUCTS) is None
     register(registry, V3)
     with pytest.raises(StaleEpoch, match="expected no open rollout"):
-        rollouts.create(MOVIES, V1, V3, "test")
+        rollouts.create(canary(V1, V3), Act("test", "test", {}))
     assert events(registry, "rollout_events") == 1
 
 
 def test_a_version_is_tried_once(registry: PostgresRegistry, rollouts: PostgresRollouts) -> None:
     rollout = begin(registry, rollouts)
-    rollouts.transition(rollout, moved(rollout, Phase.ROLLED_BACK), "controller", "worse", {})
+    rollouts.transition(rollout, moved(rollout, Phase.ROLLED_BACK), Act("controller", "worse", {}))
     with pytest.raises(StaleEpoch, match="none of v2 before"):
-        rollouts.create(MOVIES, V1, V2, "asleep until now")
+        rollouts.create(canary(V1, V2), Act("asleep until now", "test", {}))
 
 
 def test_a_rollout_over_anything_but_the_champion_is_refused(
@@ -187,17 +171,19 @@ def test_a_rollout_over_anything_but_the_champion_is_refused(
 ) -> None:
     register(registry, V1, V2)
     with pytest.raises(StaleEpoch, match="found None"):
-        rollouts.create(MOVIES, V1, V2, "test")
+        rollouts.create(canary(V1, V2), Act("test", "test", {}))
     rollouts.adopt(MOVIES, V2, "test")
     with pytest.raises(StaleEpoch, match="found v2"):
-        rollouts.create(MOVIES, V1, V2, "test")
+        rollouts.create(canary(V1, V2), Act("test", "test", {}))
 
 
 def test_a_transition_is_stored_with_a_larger_epoch_and_its_evidence(
     registry: PostgresRegistry, rollouts: PostgresRollouts
 ) -> None:
     old = begin(registry, rollouts)
-    new = rollouts.transition(old, moved(old, Phase.RAMPING), "controller", "ready", {"users": 100, "p": float("nan")})
+    new = rollouts.transition(
+        old, moved(old, Phase.RAMPING), Act("controller", "ready", {"users": 100, "p": float("nan")})
+    )
     assert new == moved(msgspec.structs.replace(old, epoch=new.epoch), Phase.RAMPING)
     assert new.epoch > old.epoch
     assert rollouts.open_rollout(MOVIES) == new
@@ -208,9 +194,9 @@ def test_a_transition_from_a_stale_state_changes_nothing(
     registry: PostgresRegistry, rollouts: PostgresRollouts
 ) -> None:
     old = begin(registry, rollouts)
-    new = rollouts.transition(old, moved(old, Phase.RAMPING), "a", "ready", {})
+    new = rollouts.transition(old, moved(old, Phase.RAMPING), Act("a", "ready", {}))
     with pytest.raises(StaleEpoch, match=f"expected it open at epoch {old.epoch}"):
-        rollouts.transition(old, moved(old, Phase.PROMOTED), "b", "late", {})
+        rollouts.transition(old, moved(old, Phase.PROMOTED), Act("b", "late", {}))
     assert rollouts.latest(MOVIES) == new
     assert registry.champion(MOVIES) == V1
     assert events(registry, "rollout_events") == 2
@@ -219,30 +205,30 @@ def test_a_transition_from_a_stale_state_changes_nothing(
 def test_a_state_of_another_rollout_is_refused(registry: PostgresRegistry, rollouts: PostgresRollouts) -> None:
     old = begin(registry, rollouts)
     with pytest.raises(StoreError, match="expected a new state of"):
-        rollouts.transition(old, msgspec.structs.replace(old, canary=V1), "a", "mixed up", {})
+        rollouts.transition(old, msgspec.structs.replace(old, canary=V1), Act("a", "mixed up", {}))
 
 
 def test_a_promotion_moves_the_champion_and_a_rollback_does_not(
     registry: PostgresRegistry, rollouts: PostgresRollouts
 ) -> None:
     first = begin(registry, rollouts)
-    done = rollouts.transition(first, moved(first, Phase.PROMOTED, 4, 10_000), "controller", "better", {})
+    done = rollouts.transition(first, moved(first, Phase.PROMOTED, 4, 10_000), Act("controller", "better", {}))
     assert rollouts.champion_epoch(MOVIES) == (V2, done.epoch)
     assert rollouts.open_rollout(MOVIES) is None
     assert rollouts.latest(MOVIES) == done
     register(registry, V3)
-    second = rollouts.create(MOVIES, V2, V3, "test")
+    second = rollouts.create(canary(V2, V3), Act("test", "test", {}))
     assert second.epoch > done.epoch
-    rollouts.transition(second, moved(second, Phase.ROLLED_BACK, 0, 0), "controller", "worse", {})
+    rollouts.transition(second, moved(second, Phase.ROLLED_BACK, 0, 0), Act("controller", "worse", {}))
     assert rollouts.champion_epoch(MOVIES) == (V2, done.epoch)
 
 
 @pytest.mark.parametrize("final", [Phase.PROMOTED, Phase.ROLLED_BACK, Phase.SUPERSEDED])
 def test_a_final_rollout_moves_no_more(registry: PostgresRegistry, rollouts: PostgresRollouts, final: Phase) -> None:
     old = begin(registry, rollouts)
-    done = rollouts.transition(old, moved(old, final), "controller", "over", {})
+    done = rollouts.transition(old, moved(old, final), Act("controller", "over", {}))
     with pytest.raises(StaleEpoch):
-        rollouts.transition(done, moved(done, Phase.RAMPING), "controller", "again", {})
+        rollouts.transition(done, moved(done, Phase.RAMPING), Act("controller", "again", {}))
 
 
 @pytest.mark.parametrize("target", [Phase.RAMPING, Phase.PROMOTED])
@@ -252,7 +238,7 @@ def test_of_two_controllers_exactly_one_makes_the_transition(
     old = begin(registry, rollouts)
     controllers = [PostgresRollouts(Database(postgres)) for _ in range(4)]
     results = outcomes(
-        [lambda own=own: own.transition(old, moved(old, target), "c", "race", {}) for own in controllers]  # type: ignore[misc]
+        [lambda own=own: own.transition(old, moved(old, target), Act("c", "race", {})) for own in controllers]  # type: ignore[misc]
     )
     assert sorted(type(result) is StaleEpoch for result in results) == [False, True, True, True]
     assert events(registry, "rollout_events") == 2
@@ -263,7 +249,7 @@ def test_of_two_controllers_exactly_one_begins_a_rollout_or_adopts(postgres: str
     register(registry, V1, V2, V3)
     controllers = [PostgresRollouts(Database(postgres)) for _ in range(4)]
     adopted = outcomes([lambda own=own: own.adopt(MOVIES, V1, "c") for own in controllers])  # type: ignore[misc]
-    created = outcomes([lambda own=own: own.create(MOVIES, V1, V2, "c") for own in controllers])  # type: ignore[misc]
+    created = outcomes([lambda own=own: own.create(canary(V1, V2), Act("c", "test", {})) for own in controllers])  # type: ignore[misc]
     for results in (adopted, created):
         assert sorted(type(result) is StaleEpoch for result in results) == [False, True, True, True]
 
@@ -282,9 +268,9 @@ def test_epochs_grow_in_the_order_in_which_they_become_visible(
             try:
                 if current := own.open_rollout(MOVIES):
                     phase = rng.choice([Phase.RAMPING, Phase.ROLLED_BACK])
-                    own.transition(current, moved(current, phase), "c", "race", {})
+                    own.transition(current, moved(current, phase), Act("c", "race", {}))
                 elif candidates := own.candidates(MOVIES):
-                    own.create(MOVIES, ModelVersion("v1"), candidates[0], "c")
+                    own.create(canary(ModelVersion("v1"), candidates[0]), Act("c", "test", {}))
             except StaleEpoch:
                 continue
 
@@ -317,36 +303,13 @@ def test_a_rollout_that_begins_as_another_ends_has_no_smaller_epoch(
 
     def start() -> Rollout | StaleEpoch:
         try:
-            return PostgresRollouts(Database(postgres)).create(MOVIES, V1, V3, "slow")
+            return PostgresRollouts(Database(postgres)).create(canary(V1, V3), Act("slow", "test", {}))
         except StaleEpoch as error:
             return error
 
     with ThreadPoolExecutor(1) as pool:
         begun = pool.submit(start)
         time.sleep(0.15)
-        ended = rollouts.transition(ending, moved(ending, Phase.ROLLED_BACK), "fast", "worse", {})
+        ended = rollouts.transition(ending, moved(ending, Phase.ROLLED_BACK), Act("fast", "worse", {}))
         result = begun.result()
     assert isinstance(result, StaleEpoch) or result.epoch > ended.epoch
-
-
-def window(version: ModelVersion, rollout_id: int, stage: int, start_ms: int, users: int) -> VariantWindow:
-    return VariantWindow(MOVIES, version, rollout_id, stage, start_ms, start_ms + 10, users, 1, 2, 3, 4, 5)
-
-
-def test_counts_are_sums_of_one_version_in_one_stage(
-    postgres: str, registry: PostgresRegistry, rollouts: PostgresRollouts
-) -> None:
-    rollout = begin(registry, rollouts)
-    windows = PostgresWindows(Database(postgres))
-    assert rollouts.counts(rollout, V2, 0) == StageCounts()
-    windows.put_variant_windows(
-        [
-            window(V2, rollout.id, 0, 0, 7),
-            window(V2, rollout.id, 0, 10, 5),
-            window(V2, rollout.id, 1, 10, 100),
-            window(V1, rollout.id, 0, 10, 100),
-            window(V2, 0, 0, 10, 100),
-        ]
-    )
-    windows.put_variant_windows([window(V2, rollout.id, 0, 10, 6)])
-    assert rollouts.counts(rollout, V2, 0) == StageCounts(13, 2, 4, 6, 8, 10)

@@ -17,7 +17,7 @@ from online_models.contracts import keys
 from online_models.contracts.ids import ModelVersion
 from online_models.contracts.rollouts import Route
 from online_models.language_scores import SegmentScores
-from online_models.learner import VersionLearner, trained_of
+from online_models.learner import FoldIns, VersionLearner, trained_of
 from online_models.ports import Published
 from online_models.sources import Sources, Steps
 from online_models.stores import redis
@@ -30,6 +30,7 @@ from online_models.stores.redis import RedisRoutes
 from online_models.stores.redis_language import RedisLanguageScores
 from online_models.stores.redis_reads import RedisStreamReads
 from serving_api.instruments import Instruments
+from serving_api.model_cache import LoadedVersion
 from serving_api.reader import Reader, ReaderStores, ReaderTimes
 from serving_api.retrieval import VersionView
 from tests.artifacts import publish, small_model
@@ -162,3 +163,27 @@ def test_a_torn_publication_leaves_the_old_views_until_a_whole_one_comes(world: 
     while "newer" not in world.view().sources.items.ids and time.monotonic() < until:
         world.reader.poll()
     assert world.view().sources.items.ids == [*MADE.items, "new", "newer"]
+
+
+def test_a_version_that_cannot_rank_is_refused_and_the_others_go_on_learning(world: World) -> None:
+    stores, cache, made = world.reader._stores, world.reader._caches[MOVIES], small_model(6, items=20)
+    other = publish(stores.artifacts, stores.registry, MOVIES, made)
+    RedisRoutes(world.client).put_route(MOVIES, Route(2, world.version, other, 0, "salt", rollout_id=1))
+    world.reader.poll()
+    cache.settle()
+    cache.sync([world.version, other], time.monotonic())
+    slot = cache._slots[other]
+    assert isinstance(slot.held, LoadedVersion)
+    # damaged between its verification and its first use: its fold-in has lost the factors of most items
+    trained = trained_of(made.manifest(MOVIES, other, [0, 2]), load(made.files()["factors.safetensors"]), made.items)
+    slot.held = replace(slot.held, fold_ins=FoldIns(replace(trained, factors=trained.factors[:1])))
+    world.reader.poll()
+    (refused,) = world.reader.missing()
+    assert refused.startswith(f"movies {other}: refused: cannot rank: ValueError")
+    (status,) = RedisRoutes(world.client).statuses(MOVIES, other, datetime.now(UTC)).values()
+    assert status is not None
+    assert (status.ready, "cannot rank" in status.error) == (False, True)
+    world.put(world.learned(1, "new"))
+    world.poll_until("the publication is taken in")
+    assert "new" in world.view().sources.items.ids
+    assert not world.reader.degraded()

@@ -12,12 +12,14 @@ from online_models.contracts.ids import ModelVersion, hashes_of
 from online_models.contracts.jobs import JobPayload, JobState, Start, TrainLora, TrainTwoTower
 from online_models.contracts.rollouts import Phase
 from online_models.language_scores import SegmentScores, decode_scores
+from online_models.rollout_store import Act
 from online_models.stores import redis
 from retrain_workers.app import chores_of
 from retrain_workers.lora.language_files import LANGUAGE_FILES
 from retrain_workers.publish import Prepared, Refused
 from serving_api.model_cache import LoadedVersion, load_version
 from tests.clustered_world import GROUPS, HOUR_MS, ITEMS, START_MS, as_batch, clustered_events
+from tests.samples import canary
 from tests.workshop import ALS, MOVIES, NOW, QUICK, Workshop
 
 NEW_ITEMS = 5
@@ -122,8 +124,8 @@ def promote(workshop: Workshop, version: ModelVersion) -> None:
     """Make a version the champion, as a rollout that ends well does."""
     champion, rollouts = workshop.stores.registry.champion(MOVIES), workshop.stores.rollouts
     assert champion is not None
-    rollout = rollouts.create(MOVIES, champion, version, "test")
-    rollouts.transition(rollout, msgspec.structs.replace(rollout, phase=Phase.PROMOTED), "test", "better", {})
+    rollout = rollouts.create(canary(champion, version), Act("test", "test", {}))
+    rollouts.transition(rollout, msgspec.structs.replace(rollout, phase=Phase.PROMOTED), Act("test", "better", {}))
 
 
 def test_the_same_job_twice_gives_the_same_files(workshop: Workshop) -> None:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
-import httpx
 import numpy as np
 import pytest
 from safetensors.numpy import load
@@ -29,7 +28,8 @@ from online_models.stores.postgres_interactions import PostgresInteractions
 from online_models.stores.postgres_registry import PostgresRegistry
 from online_models.stores.redis import RedisEmbeddings, RedisRoutes
 from online_models.stores.redis_language import RedisLanguageScores
-from serving_api.assignment import Variant, variant
+from serving_api.access import Role
+from serving_api.assignment import Variant, assigned
 from serving_api.scoring import dot_rows
 from serving_api.settings import ServingSettings
 from tests.api_process import FAST, Api, eventually, item_ids, logged_events, started_api, store_settings
@@ -307,11 +307,11 @@ def test_users_are_split_stickily_and_each_arm_answers_with_its_version(world: W
     eventually(lambda: canary in api.reader.state(MOVIES).versions, "the canary is loaded")
     for user in MADE.users * 2:
         answer = api.recommend(user)
-        arm = variant(user, route)
+        arm = assigned(user, route).variant
         assert answer["variant"] == arm
         assert answer["model_version"] == (canary if arm is Variant.CANARY else world.version)
         assert (answer["rollout_id"], answer["stage"]) == (7, 2)
-    assert {variant(user, route) for user in MADE.users} == {Variant.STABLE, Variant.CANARY}
+    assert {assigned(user, route).variant for user in MADE.users} == {Variant.STABLE, Variant.CANARY}
     events = logged_events(world.settings.home, 10 * 2 * len(MADE.users))
     assert {event.rollout_id for event in events} == {7}
 
@@ -360,14 +360,19 @@ def test_event_time_is_taken_only_where_the_settings_allow_it(world: World, api:
         ("/v1/recommendations/u1?domain=movies&k=many", 422, "integer"),
         (f"/v1/recommendations/{'u' * 257}?domain=movies", 422, "256"),
         ("/v1/recommendations/a%00b?domain=movies", 422, "NUL"),
-        ("/v1/models/books", 404, "movies, products"),
-        ("/v1/rollouts/movies", 404, "no rollout"),
     ],
 )
 def test_a_bad_request_is_told_what_is_wrong(api: Api, path: str, status: int, words: str) -> None:
     response = api.get(path)
     assert response.status_code == status
     assert words in response.text
+
+
+def test_operators_are_told_what_is_wrong_too(api: Api) -> None:
+    key = api.key_of(Role.VIEWER)
+    for path, words in (("/v1/models/books", "movies, products"), ("/v1/rollouts/movies", "no rollout")):
+        response = api.get(path, key)
+        assert (response.status_code, words in response.text) == (404, True)
 
 
 def test_a_user_id_may_hold_any_other_characters(api: Api) -> None:
@@ -424,7 +429,8 @@ def test_the_documented_answer_has_the_fields_of_the_one_that_is_sent(api: Api) 
 
 
 def test_the_model_route_lists_versions(world: World, api: Api) -> None:
-    report = api.get("/v1/models/movies").json()
+    key = api.key_of(Role.VIEWER)
+    report = api.get("/v1/models/movies", key).json()
     assert report["champion"] is None
     assert [version["version"] for version in report["versions"]] == [world.version]
-    assert isinstance(api.get("/v1/models/products"), httpx.Response)
+    assert api.get("/v1/models/products", key).json()["versions"] == []

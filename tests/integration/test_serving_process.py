@@ -3,8 +3,6 @@
 import os
 import signal
 import socket
-import subprocess
-import sys
 import threading
 from contextlib import closing
 from pathlib import Path
@@ -26,30 +24,9 @@ from serving_api.__main__ import main
 from serving_api.routes.recommendations import PREFIX
 from tests.api_process import eventually, logged_events
 from tests.artifacts import publish, small_model
+from tests.serving_process import answers, free_port, start
 
-ROOT = Path(__file__).parents[2]
 MOVIES = ModelName("movies")
-
-
-def start(endpoints: Endpoints, home: Path, *arguments: str, **extra: str) -> subprocess.Popen[str]:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PENSTOCK_")}
-    environment |= {"PENSTOCK_HOME": str(home), "PYTHONPATH": str(ROOT), **extra}
-    environment |= {"PENSTOCK_REDIS_URL": endpoints.redis_url, "PENSTOCK_POSTGRES_DSN": endpoints.postgres_dsn}
-    command = [sys.executable, "-m", "serving_api", *arguments]
-    return subprocess.Popen(command, cwd=home, env=environment, stderr=subprocess.PIPE, text=True)
-
-
-def answers(url: str) -> bool:
-    try:
-        return httpx.get(url).status_code == 200
-    except httpx.TransportError:
-        return False
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -20,8 +20,17 @@ import redis
 
 from online_models import history, ports
 from online_models.contracts.events import Item
-from online_models.contracts.ids import ItemId, ModelVersion, UserId
-from online_models.contracts.rollouts import ReaderStatus, Route, VariantWindow
+from online_models.contracts.ids import Epoch, ItemId, ModelVersion, RolloutId, UserId
+from online_models.contracts.rollouts import (
+    GROUPS,
+    GroupedCounts,
+    Phase,
+    ReaderStatus,
+    Rollout,
+    Route,
+    Served,
+    VariantWindow,
+)
 from online_models.errors import StoreUnavailable
 from online_models.history import ENTRY, SEEN
 from online_models.learner import MovedItem
@@ -32,6 +41,7 @@ from online_models.stores.filesystem import FilesystemArtifacts
 from online_models.stores.postgres import Database
 from online_models.stores.postgres_interactions import PostgresInteractions
 from online_models.stores.postgres_jobs import PostgresJobs
+from online_models.stores.postgres_keys import PostgresKeys
 from online_models.stores.postgres_outbox import PostgresOutbox
 from online_models.stores.postgres_registry import PostgresRegistry
 from online_models.stores.postgres_rollouts import PostgresRollouts
@@ -56,10 +66,11 @@ def every_port_has_its_store(client: redis.Redis, database: Database, directory:
     jobs: ports.JobQueue = PostgresJobs(database)
     registry: ports.ModelRegistry = PostgresRegistry(database)
     rollouts: ports.RolloutStore = PostgresRollouts(database)
+    api_keys: ports.KeyStore = PostgresKeys(database)
     artifacts: ports.ArtifactStore = FilesystemArtifacts(directory)
     log: ports.EventLog = SegmentLog(directory, lambda: NOW)
     language: ports.LanguageScoreWrites = RedisLanguageScores(client)
-    del language, embeddings, stream, routes, interactions, windows, jobs, registry, rollouts, artifacts, log
+    del language, embeddings, stream, routes, interactions, windows, jobs, registry, rollouts, api_keys, artifacts, log
 
 
 @dataclass(frozen=True)
@@ -119,7 +130,10 @@ PUBLICATION = replace(
     sources=b"the sources",
 )
 DRIFT = DriftRow("d1", "drift", MOVIES, "psi", "genres", 0, 10, 0.3, 0.2, "")
-WINDOW = VariantWindow(MOVIES, V1, 0, 0, 0, 10, 1, 1, 1, 1, 1, 1)
+WINDOW = VariantWindow(MOVIES, V1, 0, 0, 0, 10, 1, 1, 1, 1, 1, 1, "canary", 1, 1, 1)
+GROUPED = GroupedCounts(MOVIES, V1, 1, 0, "canary", 0, bytes(4 * 4 * GROUPS))
+ROLLOUT = Rollout(RolloutId(1), MOVIES, V1, V1, Phase.RAMPING, 0, 500, Epoch(1), "", NOW, NOW)
+SERVED = {(0, "canary"): Served(requests=3)}
 
 
 def embeddings(endpoints: Endpoints) -> RedisEmbeddings:
@@ -153,6 +167,7 @@ WRITES = (
     ),
     Write("drift events", sql(PostgresWindows), lambda s: s.put_drift_events([DRIFT]), table("drift_events")),
     Write("variant windows", sql(PostgresWindows), lambda s: s.put_variant_windows([WINDOW]), table("model_metrics")),
+    Write("grouped counts", sql(PostgresWindows), lambda s: s.put_grouped_counts([GROUPED]), table("grouped_metrics")),
     Write("job", sql(PostgresJobs), lambda s: s.submit(new_job()), table("retrain_jobs")),
     Write("embeddings", embeddings, lambda s: s.apply(UPDATE), keyspace),
     Write("publication", embeddings, lambda s: s.apply(PUBLICATION), keyspace),
@@ -164,6 +179,7 @@ WRITES = (
     Write("version dropped", embeddings, lambda s: s.drop_version(MOVIES, V1), keyspace),
     Write("route", routes, lambda s: s.put_route(MOVIES, Route(3, V1)), keyspace),
     Write("reader", routes, lambda s: s.heartbeat(MOVIES, "r", NOW), keyspace),
+    Write("served", routes, lambda s: s.put_served(MOVIES, ROLLOUT.id, "r", SERVED), keyspace),
     Write("status", routes, lambda s: s.put_status(MOVIES, "r", ReaderStatus(V1, ready=True)), keyspace),
 )
 
@@ -237,6 +253,17 @@ READS: dict[str, Read] = {
     "champion epoch": lambda e: PostgresRollouts(Database(e.postgres_dsn)).champion_epoch(MOVIES),
     "open rollout": lambda e: PostgresRollouts(Database(e.postgres_dsn)).open_rollout(MOVIES),
     "latest rollout": lambda e: PostgresRollouts(Database(e.postgres_dsn)).latest(MOVIES),
+    "rollout": lambda e: PostgresRollouts(Database(e.postgres_dsn)).rollout(MOVIES, ROLLOUT.id),
+    "history": lambda e: PostgresRollouts(Database(e.postgres_dsn)).history(MOVIES, 10),
+    "rollout events": lambda e: PostgresRollouts(Database(e.postgres_dsn)).events(ROLLOUT),
+    "measured": lambda e: PostgresRollouts(Database(e.postgres_dsn)).measured(ROLLOUT),
+    "windows": lambda e: PostgresRollouts(Database(e.postgres_dsn)).windows(ROLLOUT),
+    "traffic": lambda e: PostgresRollouts(Database(e.postgres_dsn)).traffic(MOVIES, 1).users_per_day,
+    "repeated request": lambda e: PostgresRollouts(Database(e.postgres_dsn)).repeated("ann", ("key", "0" * 64)),
+    "adapters": lambda e: PostgresRollouts(Database(e.postgres_dsn)).adapters(MOVIES),
+    "key": lambda e: PostgresKeys(Database(e.postgres_dsn)).key("0a1b2c3d"),
+    "keys": lambda e: PostgresKeys(Database(e.postgres_dsn)).keys(),
+    "key revoked": lambda e: PostgresKeys(Database(e.postgres_dsn)).revoke_key("0a1b2c3d", NOW),
     "candidates": lambda e: PostgresRollouts(Database(e.postgres_dsn)).candidates(MOVIES),
     "position": lambda e: embeddings(e).applied_position(MOVIES, "run", "log") + 1,
     "histories": lambda e: len(embeddings(e).histories(MOVIES, [UserId("u")])[0].recent),
@@ -249,6 +276,7 @@ READS: dict[str, Read] = {
     "popular": lambda e: stream_reads(e).popular(MOVIES),
     "segments": lambda e: stream_reads(e).segments(MOVIES, V1),
     "route": lambda e: routes(e).route(MOVIES),
+    "served": lambda e: routes(e).served(MOVIES, ROLLOUT.id),
     "statuses": lambda e: routes(e).statuses(MOVIES, V1, NOW),
 }
 

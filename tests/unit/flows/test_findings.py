@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
 
+import msgspec
 from hypothesis import example, given
 from hypothesis import strategies as st
 from prometheus_client import generate_latest
@@ -18,7 +19,7 @@ from flows.tally import Tally
 from flows.triggers import DAY_MS, LANGUAGE_MODEL, Family, Signal, TriggerPolicy
 from online_models.contracts.ids import ModelName, ModelVersion
 from online_models.contracts.jobs import JobState, NewJob, Start, TrainAls, TrainLora, TrainTwoTower, trigger_id
-from online_models.contracts.rollouts import VariantWindow
+from online_models.contracts.rollouts import GROUPS, GroupedCounts, VariantWindow
 from online_models.ports import DriftRow, FeatureWindowRow, WindowRow
 from online_models.stores.embedded import Endpoints
 from online_models.stores.postgres import Database
@@ -31,7 +32,8 @@ HOUR_MS = 3_600_000
 POLICY = TriggerPolicy(hysteresis=2, cooldown_ms=3 * HOUR_MS, daily_budget=9)
 RULES = LevelRules(False, frozenset(), 0.0, 0, 0, 0, 0, dict.fromkeys(Level, POLICY))
 TEMPLATE = JobTemplate(dict.fromkeys((Level.WARM, Level.COLD), TrainAls(factors=8)), TrainAls(factors=8), "config")
-VARIANT = VariantWindow(MOVIES, ModelVersion("v1"), 0, -1, 0, HOUR_MS, 0, 0, 1, 1, 10, 1)
+VARIANT = VariantWindow(MOVIES, ModelVersion("v1"), 0, -1, 0, HOUR_MS, 0, 0, 1, 1, 10, 1, "stable", 1)
+GROUPED = GroupedCounts(MOVIES, ModelVersion("v1"), 7, 1, "stable", 5, bytes(range(16)) * GROUPS)
 
 
 def findings(bootstrap_events: int = 1_000, template: JobTemplate = TEMPLATE) -> Findings:
@@ -97,8 +99,9 @@ def jobs(found: Sequence[Finding]) -> list[NewJob]:
     return [each for each in found if isinstance(each, NewJob)]
 
 
-def test_a_variant_window_goes_through_as_it_is() -> None:
+def test_a_variant_window_and_sums_by_group_go_through_as_they_are() -> None:
     assert findings().add(VARIANT) == [VARIANT]
+    assert findings().add(GROUPED) == [GROUPED]
 
 
 def test_a_calm_window_is_one_row() -> None:
@@ -293,7 +296,14 @@ def ids(inputs: Sequence[Input], template: JobTemplate = TEMPLATE) -> tuple[list
     return [each.id for each in found if isinstance(each, DriftRow)], [job.trigger_id for job in jobs(found)]
 
 
-STORY: list[Input] = [scored(1, drifted=True), scored(2, drifted=True), fall(9), fall(9, detector="ctr"), VARIANT]
+STORY: list[Input] = [
+    scored(1, drifted=True),
+    scored(2, drifted=True),
+    fall(9),
+    fall(9, detector="ctr"),
+    VARIANT,
+    GROUPED,
+]
 
 
 def test_ids_are_deterministic_distinct_and_of_the_configuration() -> None:
@@ -411,6 +421,20 @@ def test_figures_go_on_from_the_snapshot(fresh_stores: Endpoints) -> None:
     assert write(fresh_stores, tally, [VARIANT, scored(1).row], (7, 3, 2, 1)) == (7, 3, 2, 1)
     assert (tally.drift_events, tally.triggers, tally.suppressed, tally.jobs) == (7, 3, 2, 1)
     assert len(all_rows(fresh_stores.postgres_dsn)["model_metrics"]) == 1
+
+
+def test_variant_windows_and_sums_by_group_are_stored_and_a_later_state_replaces_an_earlier_one(
+    fresh_stores: Endpoints,
+) -> None:
+    grown = msgspec.structs.replace(GROUPED, counts=bytes(16 * GROUPS))
+    anew = msgspec.structs.replace(GROUPED, since_ms=6)
+    write(fresh_stores, Tally(), [VARIANT, GROUPED, anew, grown], None)
+    rows = all_rows(fresh_stores.postgres_dsn)
+    ((window,), groups) = rows["model_metrics"], rows["grouped_metrics"]
+    assert (window["variant"], window["stage_users"], window["requests"]) == ("stable", 1, 1)
+    assert [(row["variant"], row["stage"], row["since_ms"], row["counts"]) for row in groups] == [
+        ("stable", 1, since_ms, "\\x" + each.counts.hex()) for since_ms, each in ((5, grown), (6, anew))
+    ]
 
 
 def test_a_job_that_the_queue_refuses_is_a_suppressed_row_that_says_why(fresh_stores: Endpoints) -> None:

@@ -1,91 +1,41 @@
 """Outcomes: what counts for which version, when it is final, and when a fall of a rate is an alarm."""
 
 import pickle
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flows.admission import Admitted
 from flows.delayed_labels import DelayedLabels
-from flows.outcomes import FALLBACK, ModelOutcomes, Outcome, Outcomes, Told, detector_of, outcomes_of
+from flows.open_requests import FALLBACK, Outcome
+from flows.outcomes import Outcomes, Told, detector_of, outcomes_of
 from flows.settings import FlowSettings
 from flows.triggers import LANGUAGE_MODEL, Family, Signal
-from online_models.contracts.events import Event, EventType, FeatureValue
+from online_models.contracts.events import EventType, FeatureValue
 from online_models.contracts.ids import ModelVersion, hash64
 from online_models.contracts.rollouts import VariantWindow
 from online_models.drift.adwin import Adwin
 from online_models.drift.prequential import Prequential, Worse
 from online_models.ports import FeatureWindowRow
-from tests.samples import MOVIES, batch, event, event_id
-
-ATTRIBUTION_MS, WINDOW_MS, SETTLE_MS = 1_000, 10_000, 5_000
-V1, V2 = ModelVersion("v1"), ModelVersion("v2")
-WindowKey = tuple[ModelVersion, int, int, int]
-
-
-def outcomes() -> Outcomes:
-    return Outcomes(ATTRIBUTION_MS, WINDOW_MS, drop_fraction=0.1, settle_ms=SETTLE_MS)
-
-
-def shown(
-    request: str,
-    ts_ms: int,
-    items: Sequence[str] = ("a", "b"),
-    *,
-    user: str = "u1",
-    version: ModelVersion | None = V1,
-    rollout: int = 0,
-    stage: int = -1,
-    variant: str = "stable",
-    scores: Mapping[str, FeatureValue] | None = None,
-    scored_by: FeatureValue | None = None,
-) -> list[Outcome]:
-    """One answer of the API. scores : what its language model said of items; scored_by : its version, where that is told"""
-    features: dict[str, FeatureValue] = {"stage": float(stage), "variant": variant}
-    whose: dict[str, FeatureValue] = {} if scored_by is None else {"llm_version": scored_by}
-    said = {item: {"llm_score": score, **whose} for item, score in (scores or {}).items()}
-    return [
-        Outcome(
-            Event(
-                event_id=event_id(0),
-                type=EventType.IMPRESSION,
-                user_id=user,
-                item_id=item,
-                ts=ts_ms,
-                domain="movies",
-                request_id=request,
-                model_version=version,
-                rollout_id=rollout or None,
-                features=features | said.get(item, {}),
-            ),
-            ts_ms,
-            hash64(user),
-        )
-        for item in items
-    ]
-
-
-def taken(request: str, ts_ms: int, item: str = "a", kind: EventType = EventType.CLICK) -> list[Outcome]:
-    answer = event(1, kind, item_id=item, ts=ts_ms, request_id=request)
-    return [Outcome(answer, ts_ms, hash64(answer.user_id))]
-
-
-def later(ts_ms: int) -> list[Outcome]:
-    """Something that only moves event time on."""
-    return taken("no such request", ts_ms)
-
-
-def found(state: Outcomes, *events: list[Outcome]) -> list[Told]:
-    """What one chunk of the events gives."""
-    return state.add(ModelOutcomes(MOVIES, [outcome for each in events for outcome in each]))
-
-
-def windows(found: Sequence[Told]) -> list[VariantWindow]:
-    return [each for each in found if isinstance(each, VariantWindow)]
+from tests.outcome_events import (
+    ATTRIBUTION_MS,
+    SETTLE_MS,
+    V1,
+    V2,
+    WINDOW_MS,
+    found,
+    last_windows,
+    later,
+    outcomes,
+    shown,
+    taken,
+    windows,
+)
+from tests.samples import MOVIES, batch, event
 
 
 def counts(found: Sequence[Told]) -> list[tuple[int, int, int, int]]:
@@ -98,7 +48,8 @@ def test_a_request_is_counted_once_the_time_for_answers_is_over() -> None:
     assert found(state, shown("r1", 0), taken("r1", 300)) == []
     assert found(state, later(ATTRIBUTION_MS)) == []
     (window,) = found(state, later(ATTRIBUTION_MS + 1))
-    assert window == VariantWindow(MOVIES, V1, 0, -1, 0, WINDOW_MS, 0, 0, requests=1, hits=1, impressions=2, clicks=1)
+    assert counts([window]) == [(1, 1, 2, 1)]
+    assert window == VariantWindow(MOVIES, V1, 0, -1, 0, WINDOW_MS, 1, 1, 1, 1, 2, 1, "stable", stage_users=1)
     assert found(state, later(9 * ATTRIBUTION_MS)) == []
 
 
@@ -130,7 +81,7 @@ def test_an_answer_counts_until_the_end_of_the_attribution_and_not_after_it() ->
         assert counts(in_one_chunk) == counts(in_several) == [(1, hits, 2, hits)]
 
 
-def test_versions_rollouts_and_stages_are_counted_apart() -> None:
+def test_versions_rollouts_stages_and_variants_are_counted_apart() -> None:
     first = found(
         outcomes(),
         shown("r1", 0),
@@ -138,38 +89,25 @@ def test_versions_rollouts_and_stages_are_counted_apart() -> None:
         shown("r3", 0, rollout=7, stage=0),
         shown("r4", 0, rollout=7, stage=1),
         shown("r5", 0, version=None, variant="fallback"),
+        shown("r6", 0, rollout=7, stage=1, variant="canary"),
         later(5_000),
     )
-    keys = [(each.version, each.rollout_id, each.stage) for each in windows(first)]
-    assert keys == [(V1, 0, -1), (V2, 7, 0), (V1, 7, 0), (V1, 7, 1), (FALLBACK, 0, -1)]
+    keys = [(each.version, each.rollout_id, each.stage, each.variant) for each in windows(first)]
+    assert keys == [
+        (V1, 0, -1, "stable"),
+        (V2, 7, 0, "canary"),
+        (V1, 7, 0, "stable"),
+        (V1, 7, 1, "stable"),
+        (FALLBACK, 0, -1, "fallback"),
+        (V1, 7, 1, "canary"),
+    ]
     assert {each.requests for each in windows(first)} == {1}
 
 
-def exposures(found: Sequence[Told]) -> tuple[int, int]:
-    final = {(w.version, w.rollout_id, w.stage, w.window_start_ms): w for w in windows(found)}
-    return sum(w.users for w in final.values()), sum(w.successes for w in final.values())
-
-
-def test_only_a_user_s_first_exposure_in_a_rollout_counts_for_its_verdict() -> None:
-    first = shown("r1", 0, rollout=7, stage=0)
-    hit = [*taken("r1", 1)]
-    again = [*shown("r2", 100, rollout=7, stage=1), *taken("r2", 101)]
-    other = shown("r3", 200, user="u2", rollout=7, stage=1)
-    assert exposures(found(outcomes(), first, again, later(5_000))) == (1, 0)
-    assert exposures(found(outcomes(), first, hit, again, other, later(5_000))) == (2, 1)
-
-
-def test_a_new_rollout_exposes_everybody_anew_and_an_older_one_nobody() -> None:
-    state = outcomes()
-    assert exposures(found(state, shown("r1", 0, rollout=7, stage=0), later(5_000))) == (1, 0)
-    assert exposures(found(state, shown("r2", 5_000, rollout=8, stage=0), later(9_000))) == (1, 0)
-    stale = found(state, shown("r3", 9_000, user="u2", rollout=7, stage=1), later(12_000))
-    assert exposures(stale) == (0, 0)
-    assert counts(stale) == [(1, 0, 2, 0)]
-
-
-def test_outside_a_rollout_nobody_is_exposed() -> None:
-    assert exposures(found(outcomes(), shown("r1", 0), taken("r1", 1), later(5_000))) == (0, 0)
+@pytest.mark.parametrize("said", ["control", "", 3.0, ["canary"]])
+def test_a_variant_that_is_none_of_ours_is_counted_as_nobody_s(said: FeatureValue) -> None:
+    (window,) = windows(found(outcomes(), shown("r1", 0, variant=said), later(5_000)))
+    assert window.variant == ""
 
 
 def test_a_request_so_late_that_its_window_is_forgotten_does_not_replace_the_window_s_counts() -> None:
@@ -251,10 +189,11 @@ def test_the_settings_choose_the_detector() -> None:
     assert isinstance(chosen, Prequential)
 
 
-def test_the_canary_is_not_heard() -> None:
-    assert signals(found(outcomes(), traffic(FALL, variant="canary"))) == []
+@pytest.mark.parametrize("variant", ["canary", "arm"])
+def test_the_canary_and_a_bandit_s_arms_are_not_heard(variant: str) -> None:
+    assert signals(found(outcomes(), traffic(FALL, variant=variant))) == []
     steady = traffic([0.5] * 800)
-    mixed = sorted([*steady, *traffic(FALL, variant="canary")], key=lambda outcome: outcome.ts_ms)
+    mixed = sorted([*steady, *traffic(FALL, variant=variant)], key=lambda outcome: outcome.ts_ms)
     assert signals(found(outcomes(), mixed)) == []
 
 
@@ -265,77 +204,13 @@ def test_the_fallback_is_heard() -> None:
 # --- the same events in other pieces
 
 
-@dataclass(frozen=True)
-class Asked:
-    """One request: when, who, which arm, and the answers (delay, item)."""
-
-    ts_ms: int
-    user: int
-    rollout: int
-    canary: bool
-    answers: list[tuple[int, str]]
-
-
-ASKED = st.builds(
-    Asked,
-    ts_ms=st.integers(0, 30).map(lambda n: 500 * n),
-    user=st.integers(0, 3),
-    rollout=st.integers(0, 2),
-    canary=st.booleans(),
-    answers=st.lists(st.tuples(st.sampled_from([0, 1, 500, 999, 1_000, 1_001]), st.sampled_from("abx")), max_size=3),
-)
-
-
-def in_order(asked: Sequence[Asked]) -> list[Outcome]:
-    """The events in order of event time, impressions before the answers of the same moment."""
-    made: list[Outcome] = []
-    for number, each in enumerate(asked):
-        name = f"r{number}"
-        made += shown(
-            name,
-            each.ts_ms,
-            user=f"u{each.user}",
-            version=V2 if each.canary else V1,
-            rollout=each.rollout,
-            variant="canary" if each.canary else "stable",
-        )
-        for delay, item in each.answers:
-            made += taken(name, each.ts_ms + delay, item)
-    return sorted(made, key=lambda outcome: (outcome.ts_ms, outcome.event.type is not EventType.IMPRESSION))
-
-
-def final(
-    state: Outcomes, events: Sequence[Outcome], cuts: Sequence[int]
-) -> tuple[dict[WindowKey, VariantWindow], list[Signal]]:
+def final(state: Outcomes, events: Sequence[Outcome], cuts: Sequence[int]) -> tuple[list[VariantWindow], list[Signal]]:
     """The last state of each window, and all signals, when the events come in pieces."""
     ends = sorted({0, *(cut for cut in cuts if cut < len(events)), len(events)})
     told: list[Told] = []
     for start, end in pairwise(ends):
         told += found(state, list(events[start:end]))
-    last = {(w.version, w.rollout_id, w.stage, w.window_start_ms): w for w in windows(told)}
-    return last, signals(told)
-
-
-@given(asked=st.lists(ASKED, min_size=1, max_size=25), cuts=st.lists(st.integers(0, 80), max_size=12))
-def test_windows_do_not_depend_on_where_chunks_end(asked: list[Asked], cuts: list[int]) -> None:
-    events = [*in_order(asked), *later(90_000)]
-    expected = oracle(asked)
-    whole, _ = final(outcomes(), events, [])
-    pieces, _ = final(outcomes(), events, cuts)
-    assert {key: counts([window])[0] for key, window in whole.items()} == expected
-    assert pieces == whole
-
-
-def oracle(asked: Sequence[Asked]) -> dict[WindowKey, tuple[int, int, int, int]]:
-    """Requests, hits, impressions and clicks of each window, request by request."""
-    expected: dict[WindowKey, tuple[int, int, int, int]] = {}
-    for each in asked:
-        clicks = len({item for delay, item in each.answers if delay <= ATTRIBUTION_MS and item in "ab"})
-        start = each.ts_ms // WINDOW_MS * WINDOW_MS
-        key = (V2 if each.canary else V1, each.rollout, -1, start)
-        requests, hits, impressions, all_clicks = expected.get(key, (0, 0, 0, 0))
-        expected[key] = (requests + 1, hits + (clicks > 0), impressions + 2, all_clicks + clicks)
-    return expected
+    return last_windows(told), signals(told)
 
 
 @settings(max_examples=15)
@@ -416,16 +291,6 @@ def test_scores_of_impressions_that_do_not_tell_whose_they_are_count_for_the_rec
     assert judged_by_label((V1, None), (V1, 3.0), (V1, "")) == [("llm_score@v1", 6)]
 
 
-def test_a_snapshot_from_before_impressions_told_whose_scores_they_carry_is_gone_on_from() -> None:
-    events = scored_traffic(300, 150)
-    running, restored = with_labels(), with_labels()
-    found(running, events[:900])
-    schema, requests, *rest = running.snapshot()
-    assert any(values[-2] for values in requests.values())
-    restored.restore((schema, {name: values[:-1] for name, values in requests.items()}, *rest))
-    assert found(restored, events[900:]) == found(running, events[900:])
-
-
 def test_a_score_that_is_no_finite_number_and_a_list_without_scores_say_nothing() -> None:
     odd: dict[str, FeatureValue] = {"a": "high", "b": float("nan")}
     events = [*shown("r1", 0, scores=odd), *shown("r2", 1), *taken("r1", 2), *shown("r3", 90_000, scores={"a": 0.0})]
@@ -457,17 +322,6 @@ def test_windows_of_scores_do_not_depend_on_where_chunks_end_or_a_restart_comes(
     assert score_windows(pieces) == score_windows(whole)
     assert signals(pieces) == signals(whole)
     assert len(score_windows(whole)) >= 7
-
-
-def test_a_snapshot_from_before_there_were_scores_is_gone_on_from() -> None:
-    running, restored = outcomes(), outcomes()
-    found(running, traffic(FALL[:350]))
-    schema, requests, *rest = running.snapshot()
-    assert schema == 2
-    old = {name: values[:-2] for name, values in requests.items()}
-    restored.restore((1, old, *rest[:-1]))
-    after = traffic(FALL[350:], start_ms=350_000)
-    assert found(restored, after) == found(running, after)
 
 
 def test_a_restored_state_still_knows_how_far_event_time_has_come() -> None:

@@ -17,6 +17,8 @@ from hypothesis import strategies as st
 from online_models.contracts.events import (
     LANGUAGE_FEATURE,
     LANGUAGE_VERSION_FEATURE,
+    SHADOW_PLACE_FEATURE,
+    SHADOW_VERSION_FEATURE,
     Event,
     EventType,
     FeatureValue,
@@ -130,6 +132,15 @@ def test_what_a_language_model_said_of_an_item_is_told_with_it() -> None:
     assert [(each.features or {}).get(LANGUAGE_VERSION_FEATURE) for each in told] == ["v3", None]
 
 
+def test_where_a_shadow_has_an_item_is_told_with_it() -> None:
+    one = replace(shown(["a", "b", "c"]), shadow_version="v3", shadow_places=[4, None, 0])
+    told = [msgspec.json.decode(line, type=Event) for line in lines_of(one)]
+    assert told == [event_of(one, item, place) for place, item in enumerate("abc")]
+    assert [(each.features or {})[SHADOW_VERSION_FEATURE] for each in told] == ["v3"] * 3
+    assert [(each.features or {}).get(SHADOW_PLACE_FEATURE) for each in told] == [4.0, None, 0.0]
+    assert [reason_to_reject(each, 5, TimeBounds(0, 9)) for each in told] == [None] * 3
+
+
 @pytest.mark.parametrize("propensity", [1.0, 0.5])
 def test_text_that_looks_like_a_field_stays_text(propensity: float) -> None:
     trap = f'"item_id":"","position":0,"propensity":{propensity}'
@@ -213,6 +224,28 @@ def test_a_full_queue_makes_requests_wait_for_room(log: CountedLog, tmp_path: Pa
 
     assert run(log, work, capacity=10) == (120, 0)
     assert len(logged(tmp_path)) == 120
+
+
+def hand_over(impressions: ImpressionLog, answers: int) -> None:
+    for _ in range(answers):
+        impressions.hand_over(shown())
+
+
+def test_other_threads_hand_over_too_and_wait_for_room(log: CountedLog, tmp_path: Path) -> None:
+    async def work(impressions: ImpressionLog) -> None:
+        log.gate.clear()
+        thread = threading.Thread(target=hand_over, args=(impressions, 60))
+        thread.start()
+        await asyncio.sleep(0.1)
+        assert thread.is_alive()
+        log.gate.set()
+        await asyncio.to_thread(thread.join)
+        await asyncio.sleep(0.05)
+        assert impressions._idle
+        impressions.hand_over(shown())
+
+    assert run(log, work, capacity=10) == (122, 0)
+    assert len(logged(tmp_path)) == 122
 
 
 def test_a_queue_that_stays_full_costs_the_impressions_and_not_the_request(log: CountedLog, tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def test_anything_else_is_no_token(text: str) -> None:
 
 @given(TEXT, ITEMS, st.sampled_from(Variant), st.none() | st.integers(0, 9))
 def test_a_list_is_kept_as_it_is(user: str, items: list[RankedItem], variant: Variant, rollout: int | None) -> None:
-    session = Session(UserId(user), "v1", variant, "vector", rollout, 1, 500, False, items, "v0")
+    session = Session(UserId(user), "v1", variant, "vector", rollout, 1, 500, False, items, "v0", 0.05)
     assert decoded(encode(session)) == session
 
 
@@ -45,7 +45,7 @@ def test_a_list_that_was_kept_by_an_earlier_release_is_one_without_a_language_mo
     kept = {"user_id": "u", "model_version": "v1", "variant": "stable", "source": "vector", "rollout_id": None}
     rest = {"stage": -1, "weight_bp": 0, "degraded": False, "items": [["i1", 0.5, "popular", None, 1.0, 0.25]]}
     session = decoded(msgspec.json.encode(kept | rest))
-    assert (session.language_model, session.items[0].language) == (None, 0.25)
+    assert (session.language_model, session.items[0].language, session.arm_propensity) == (None, 0.25, None)
 
 
 def test_a_torn_list_is_a_fault_of_the_store() -> None:

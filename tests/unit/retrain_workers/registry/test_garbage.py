@@ -141,31 +141,60 @@ def test_what_has_gone_or_is_going_does_not_go_again() -> None:
     assert interrupted(events_of([*going, (Happening.COLLECTED, 1, 41)])) == []
 
 
+def challenged(*versions: int, hour: int) -> list[Step]:
+    return [(Happening.CHALLENGING, version, hour) for version in versions]
+
+
+def test_the_arms_of_a_bandit_are_kept_until_it_ends() -> None:
+    bandit = [*FOUR, *challenged(1, 2, hour=30)]
+    assert gone(bandit, 10_000, Retention(1, HOUR)) == []
+    ended: list[Step] = [*bandit, (Happening.WITHDRAWN, 1, 40), (Happening.WITHDRAWN, 2, 40)]
+    assert gone(ended, 50, Retention(1, HOUR)) == ["v1", "v2"]
+
+
+def test_after_a_return_the_champions_before_it_are_kept_the_abandoned_one_among_them() -> None:
+    returned: list[Step] = [*FOUR, (Happening.PROMOTED, 2, 40), (Happening.REPLACED, 4, 40)]
+    assert gone(returned, 50) == ["v1"]
+    back_and_forth: list[Step] = [*returned, (Happening.PROMOTED, 4, 50), (Happening.REPLACED, 2, 50)]
+    assert gone(back_and_forth, 60) == ["v1"]
+
+
+def test_a_version_that_has_served_is_no_candidate_after_a_return_to_an_older_one() -> None:
+    steps: list[Step] = [*FIRST, *((Happening.REGISTERED, number, 1) for number in (2, 3))]
+    for version, over, hour in ((2, 1, 10), (3, 2, 20), (1, 3, 30)):
+        steps += [(Happening.PROMOTED, version, hour), (Happening.REPLACED, over, hour)]
+    assert gone(steps, 40, Retention(1, HOUR)) == ["v2"]
+
+
 @st.composite
 def histories(draw: st.DrawFn) -> list[Step]:
-    """What may happen to a model, in order, at whole hours that need not differ."""
+    """What may happen to a model, in order, at whole hours that need not differ; two challengers at once are arms of a bandit."""
     steps: list[Step] = []
-    hour, number, champion, challenger, waiting = 0, 0, None, None, []
+    hour, number, champion = 0, 0, 0
+    challengers: list[int] = []
     for _ in range(draw(st.integers(1, 25))):
         hour += draw(st.integers(0, 3))
-        action = draw(st.sampled_from(["register", "begin", "promote", "withdraw"]))
-        if action == "register":
+        action = draw(st.sampled_from(["register", "begin", "promote", "withdraw", "restore"]))
+        others = [version for version in range(1, number + 1) if version != champion]
+        if action == "register" or not others:
             number += 1
             steps.append((Happening.REGISTERED, number, hour))
-            waiting.append(number)
-        elif champion is None and waiting:
-            champion = waiting.pop(0)
+        elif champion == 0:
+            champion = draw(st.sampled_from(others))
             steps.append((Happening.ADOPTED, champion, hour))
-        elif action == "begin" and challenger is None and any(each > (champion or 0) for each in waiting):
-            challenger = max(waiting)
-            waiting.remove(challenger)
-            steps.append((Happening.CHALLENGING, challenger, hour))
-        elif action == "promote" and challenger is not None and champion is not None:
-            steps += [(Happening.PROMOTED, challenger, hour), (Happening.REPLACED, champion, hour)]
-            champion, challenger = challenger, None
-        elif action == "withdraw" and challenger is not None:
-            steps.append((Happening.WITHDRAWN, challenger, hour))
-            challenger = None
+        elif action == "begin" and not challengers:
+            challengers = draw(st.lists(st.sampled_from(others), min_size=1, max_size=2, unique=True))
+            steps += challenged(*challengers, hour=hour)
+        elif action == "promote" and len(challengers) == 1:
+            steps += [(Happening.PROMOTED, challengers[0], hour), (Happening.REPLACED, champion, hour)]
+            champion, challengers = challengers[0], []
+        elif action in ("withdraw", "restore"):
+            steps += [(Happening.WITHDRAWN, version, hour) for version in challengers]
+            challengers = []
+            if action == "restore":
+                back = draw(st.sampled_from(others))
+                steps += [(Happening.PROMOTED, back, hour), (Happening.REPLACED, champion, hour)]
+                champion = back
     return steps
 
 
@@ -175,7 +204,10 @@ def in_use(steps: Sequence[Step], champions: int) -> set[int]:
     crowned = [version for happening, version, _ in steps if happening in (Happening.ADOPTED, Happening.PROMOTED)]
     if not crowned:
         return registered
-    kept = set(crowned[-1 - champions :])
+    kept: set[int] = set()
+    for version in reversed(crowned):
+        if len(kept) <= champions:
+            kept.add(version)
     for version in registered:
         last = [happening for happening, of, _ in steps if of == version][-1]
         if last is Happening.CHALLENGING or (last is Happening.REGISTERED and version > crowned[-1]):

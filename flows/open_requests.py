@@ -1,0 +1,186 @@
+"""Open requests: what each answer of the API showed and what was taken of it, until its outcome is final.
+
+- A request is final once the watermark is `attribution` past it; final ones come in order of event time.
+- An answer to an impression may come before it: it may be in another writer's segment, a moment ahead.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from math import isfinite
+from types import MappingProxyType
+from typing import Any, Final
+
+from online_models.contracts.events import LANGUAGE_FEATURE, LANGUAGE_VERSION_FEATURE, Event, EventType, FeatureValue
+from online_models.contracts.ids import ModelName, ModelVersion
+
+FALLBACK: Final = ModelVersion("popularity")
+"""Stands for the version in the windows of answers that no model gave."""
+
+VARIANTS: Final = frozenset({"stable", "canary", "arm", "fallback"})
+"""What an impression may say that it is of."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One event that matters for outcomes: an impression, or an answer to one."""
+
+    event: Event
+    ts_ms: int
+    user: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModelOutcomes:
+    """One chunk's outcomes of one model, in source order."""
+
+    model: ModelName
+    outcomes: list[Outcome]
+
+
+@dataclass(slots=True)
+class Request:
+    """One answered request until its outcome is final. Mutable: it collects items and answers."""
+
+    ts_ms: int
+    user: int
+    version: ModelVersion
+    rollout_id: int
+    stage: int
+    variant: str
+    """One of `VARIANTS`, or empty."""
+    shown: set[str] = field(default_factory=set)
+    taken: set[str] = field(default_factory=set)
+    scores: dict[str, float] = field(default_factory=dict)
+    """What the language model said of the items that it had a say in."""
+    scored_by: ModelVersion | None = None
+    """Whose language model that is."""
+
+
+class OpenRequests:
+    """One model's open requests, and how far event time has come.
+
+    Parameters
+    ----------
+    attribution_ms : how long after a request an answer counts for it
+    window_ms : length of the windows that final requests are counted in
+    """
+
+    def __init__(self, attribution_ms: int, window_ms: int) -> None:
+        self._attribution_ms = attribution_ms
+        self._window_ms = window_ms
+        self._open: dict[str, Request] = {}
+        self._early: dict[str, list[tuple[str, int]]] = {}
+        self._newest_ms = 0
+
+    def add(self, outcomes: Iterable[Outcome]) -> list[Request]:
+        """Take events in; returns the requests that are final by them, in order of event time."""
+        for outcome in outcomes:
+            self._newest_ms = max(self._newest_ms, outcome.ts_ms)
+            if outcome.event.type is EventType.IMPRESSION:
+                self._show(outcome)
+            else:
+                self._take(outcome)
+        return self._final()
+
+    @property
+    def forgotten_until_ms(self) -> int:
+        """Windows that end before this event time are final."""
+        return self._newest_ms - self._attribution_ms - self._window_ms
+
+    def window_start_ms(self, ts_ms: int) -> int:
+        """Where the window of an event time begins."""
+        return ts_ms // self._window_ms * self._window_ms
+
+    def _show(self, outcome: Outcome) -> None:
+        event = outcome.event
+        assert event.request_id is not None
+        request = self._open.get(event.request_id)
+        # A request so late would begin its window anew, and its counts would replace the full ones.
+        if request is None and self.window_start_ms(outcome.ts_ms) + self._window_ms < self.forgotten_until_ms:
+            return
+        if request is None:
+            request = self._open[event.request_id] = _request(outcome)
+        request.shown.add(event.item_id)
+        score = event.features.get(LANGUAGE_FEATURE) if event.features else None
+        if score is not None and isinstance(score, (float, int)) and isfinite(score):
+            request.scores[event.item_id] = float(score)
+            request.scored_by = _scored_by(event)
+        for item, ts_ms in self._early.pop(event.request_id, []):
+            self._answer(event.request_id, item, ts_ms)
+
+    def _take(self, outcome: Outcome) -> None:
+        event = outcome.event
+        assert event.request_id is not None
+        self._answer(event.request_id, event.item_id, outcome.ts_ms)
+
+    def _answer(self, request_id: str, item: str, ts_ms: int) -> None:
+        request = self._open.get(request_id)
+        if request is None or item not in request.shown:
+            self._early.setdefault(request_id, []).append((item, ts_ms))
+        # By event time, not by chunk: an answer that comes too late is none, wherever its chunk began.
+        elif ts_ms <= request.ts_ms + self._attribution_ms:
+            request.taken.add(item)
+
+    def _final(self) -> list[Request]:
+        # Strictly past it: an answer of the very last moment may still be in the next chunk.
+        horizon = self._newest_ms - self._attribution_ms
+        final = sorted((request.ts_ms, name) for name, request in self._open.items() if request.ts_ms < horizon)
+        if final:
+            self._early = {name: kept for name, kept in self._early.items() if kept[-1][1] >= horizon}
+        return [self._open.pop(name) for _, name in final]
+
+    def snapshot(self) -> tuple[Any, ...]:
+        """Plain values; `restore` continues exactly from here."""
+        requests = {
+            name: (
+                *(r.ts_ms, r.user, r.version, r.rollout_id, r.stage, r.variant),
+                *(tuple(r.shown), tuple(r.taken), dict(r.scores), r.scored_by),
+            )
+            for name, r in self._open.items()
+        }
+        return (requests, {name: tuple(answers) for name, answers in self._early.items()}, self._newest_ms)
+
+    def restore(self, snapshot: tuple[Any, ...]) -> None:
+        """Take a snapshot's state."""
+        requests, early, self._newest_ms = snapshot
+        self._open = {name: _restored(*row) for name, row in requests.items()}
+        self._early = {name: list(answers) for name, answers in early.items()}
+
+
+def _request(outcome: Outcome) -> Request:
+    event = outcome.event
+    features = event.features or {}
+    stage = features.get("stage", -1)
+    return Request(
+        ts_ms=outcome.ts_ms,
+        user=outcome.user,
+        version=ModelVersion(event.model_version or FALLBACK),
+        rollout_id=event.rollout_id or 0,
+        stage=int(stage) if isinstance(stage, (int, float)) else -1,
+        variant=_variant(features.get("variant")),
+    )
+
+
+def _variant(said: FeatureValue | None) -> str:
+    return said if isinstance(said, str) and said in VARIANTS else ""
+
+
+def _restored(
+    ts_ms: int,
+    user: int,
+    version: ModelVersion,
+    rollout_id: int,
+    stage: int,
+    variant: str,
+    shown: tuple[str, ...],
+    taken: tuple[str, ...],
+    scores: Mapping[str, float] = MappingProxyType({}),
+    scored_by: ModelVersion | None = None,
+) -> Request:
+    return Request(ts_ms, user, version, rollout_id, stage, variant, set(shown), set(taken), dict(scores), scored_by)
+
+
+def _scored_by(event: Event) -> ModelVersion | None:
+    """Whose language model scored an impression's item; None of one that was logged before impressions told."""
+    said = event.features.get(LANGUAGE_VERSION_FEATURE) if event.features else None
+    return ModelVersion(said) if isinstance(said, str) and said else None

@@ -1,0 +1,1 @@
+"""How a candidate reaches people: plans, transitions, decisions, the controller, and what operators may ask of it."""

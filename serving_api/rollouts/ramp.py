@@ -1,0 +1,94 @@
+"""The stages that a candidate goes through where nobody asks for others: a shadow, rising weights, a holdback to the end.
+
+- Before a weight rises, the loss that could not be excluded times the share of users who would meet it is at most the margin.
+- At a full 100 % nothing would be left to compare with: the last stage keeps a holdback of users on stable, and lasts longer.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Final
+
+from online_models.contracts.rollouts import FULL_WEIGHT_BP, Stage, WhenOverdue
+
+WIDEST_MARGIN: Final = 0.5
+"""A loss that no stage lets pass unproven, however few users the next one has."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """What each stage asks for, see `contracts.rollouts.Stage`.
+
+    shadow_requests : scored requests of the shadow stage; 0 for none
+    bake_seconds : the last stage lasts at least so long
+    """
+
+    shadow_requests: int
+    min_users: int
+    min_stable_users: int
+    min_seconds: float
+    max_seconds: float
+    bake_seconds: float
+    when_overdue: WhenOverdue = WhenOverdue.HOLD
+
+
+def ramp(percents: Sequence[float], holdback_bp: int, margin: float, pace: Pace) -> tuple[Stage, ...]:
+    """A shadow stage, then stages of growing weight, none above 100 % less the holdback.
+
+    percents : share of users on the canary, stage by stage, rising
+
+    >>> pace = Pace(200, 500, 100, 600.0, 86_400.0, 3_600.0)
+    >>> stages = ramp((5, 50, 100), 200, 0.1, pace)
+    >>> [(stage.weight_bp, stage.shadow) for stage in stages]
+    [(0, True), (500, False), (5000, False), (9800, False)]
+    >>> [stage.margin and round(stage.margin, 3) for stage in stages]  # 0.1 / 0.5, 0.1 / 0.98, 0.1
+    [None, 0.2, 0.102, 0.1]
+    """
+    weights = sorted({min(round(percent * 100), FULL_WEIGHT_BP - holdback_bp) for percent in percents})
+    rising = tuple(
+        Stage(
+            weight,
+            min_users=pace.min_users,
+            min_stable_users=pace.min_stable_users,
+            min_seconds=pace.min_seconds,
+            max_seconds=pace.max_seconds,
+            margin=_margin_before(following, margin),
+            when_overdue=pace.when_overdue,
+        )
+        for weight, following in pairwise((*weights, FULL_WEIGHT_BP))
+    )
+    return (*_shadow(pace), *rising[:-1], _baked(rising[-1], pace))
+
+
+def _margin_before(weight_bp: int, margin: float) -> float:
+    # loss times share of users <= margin
+    return min(max(WIDEST_MARGIN, margin), margin * FULL_WEIGHT_BP / weight_bp)
+
+
+def _shadow(pace: Pace) -> tuple[Stage, ...]:
+    if not pace.shadow_requests:
+        return ()
+    return (
+        Stage(
+            0,
+            shadow=True,
+            min_users=pace.shadow_requests,
+            min_stable_users=pace.shadow_requests,
+            min_seconds=pace.min_seconds,
+            max_seconds=pace.max_seconds,
+            when_overdue=pace.when_overdue,
+        ),
+    )
+
+
+def _baked(last: Stage, pace: Pace) -> Stage:
+    shortest = max(pace.min_seconds, pace.bake_seconds)
+    return Stage(
+        last.weight_bp,
+        min_users=last.min_users,
+        min_stable_users=last.min_stable_users,
+        min_seconds=shortest,
+        max_seconds=pace.max_seconds + shortest,
+        margin=last.margin,
+        when_overdue=last.when_overdue,
+    )

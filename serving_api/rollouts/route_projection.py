@@ -1,0 +1,47 @@
+"""The route document of a model as its rows in PostgreSQL have it, and how it comes to Redis.
+
+- Any process may project at any time: what it writes is what it has read, and the larger epoch wins.
+- The rollout is read first: a promotion in between then shows in the champion, never an old champion under the new epoch.
+- While a rollout prepares, its route names all its versions, so that readers load them, and sends everybody to the stable one.
+"""
+
+from online_models.contracts.ids import Epoch, ModelName, ModelVersion
+from online_models.contracts.rollouts import FULL_WEIGHT_BP, OPEN_PHASES, Arm, Rollout, Route
+from online_models.ports import RolloutStore, RouteStore
+from serving_api.rollouts.transitions import stage_of
+
+
+def route_of(champion: ModelVersion, champion_epoch: Epoch, latest: Rollout | None) -> Route:
+    """The route document that a model's rows stand for; a paused rollout goes on as it was."""
+    if latest is None or latest.phase not in OPEN_PHASES:
+        return Route(epoch=max(champion_epoch, latest.epoch if latest else champion_epoch), stable=champion)
+    stage = stage_of(latest)
+    return Route(
+        epoch=latest.epoch,
+        stable=latest.stable,
+        canary=latest.canary,
+        weight_bp=latest.weight_bp,
+        salt=latest.salt,
+        rollout_id=latest.id,
+        stage=latest.stage,
+        shadow=stage is not None and stage.shadow and latest.stage >= 0,
+        arms=latest.arms if latest.stage >= 0 else _closed(latest.arms),
+        slow_ms=latest.plan.policy.slow_ms,
+    )
+
+
+def project(rollouts: RolloutStore, routes: RouteStore, model: ModelName) -> Route | None:
+    """Write the route document that a model's rows stand for, and return it; None of a model without a champion. Idempotent by
+    its epoch. Raises StoreError where a store is away."""
+    latest = rollouts.latest(model)
+    champion = rollouts.champion_epoch(model)
+    if champion is None:
+        return None
+    route = route_of(*champion, latest)
+    routes.put_route(model, route)
+    return route
+
+
+def _closed(arms: tuple[Arm, ...]) -> tuple[Arm, ...]:
+    """The same arms, everybody on the first."""
+    return tuple(Arm(arm.version, 0 if number else FULL_WEIGHT_BP) for number, arm in enumerate(arms))

@@ -1,0 +1,57 @@
+"""Where a rollout stands: its counts, what the gates say of them now, and what it waits for.
+
+- It is judged by what the controller judges by: the next tick would do what `outlook` says, if nothing changes.
+- While Redis is away the counts in PostgreSQL are still told; a verdict without the readers' counts would be another one.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from online_models.contracts.rollouts import OPEN_PHASES, Kind, Rollout, Served
+from online_models.errors import StoreError
+from online_models.ports import VariantCounts
+from serving_api.analysis.verdicts import Evidence, Verdict
+from serving_api.rollouts.judgement import evidence_of, judged, tallies_of
+from serving_api.rollouts.readiness import RolloutStores, readiness_of
+from serving_api.rollouts.transitions import Readiness, step
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What is known of a rollout.
+
+    verdict : None where the gates do not judge it: before its first stage, after its end, of a bandit, while Redis is away
+    outlook : what it waits for, or what the next tick makes of it
+    """
+
+    measured: Sequence[VariantCounts]
+    served: Mapping[tuple[int, str], Served]
+    outlook: str
+    verdict: Verdict | None = None
+    evidence: Evidence = field(default_factory=dict)
+
+
+def standing_of(stores: RolloutStores, rollout: Rollout, now: datetime) -> Standing:
+    """Read and judge a rollout. Raises StoreUnavailable when PostgreSQL is away."""
+    measured = stores.rollouts.measured(rollout)
+    try:
+        served = stores.routes.served(rollout.model, rollout.id)
+        if rollout.phase not in OPEN_PHASES:
+            return Standing(measured, served, f"{rollout.phase} is final")
+        ready = readiness_of(stores, rollout, now)
+    except StoreError as error:
+        return Standing(measured, {}, f"the readers cannot be asked now: {error}")
+    if rollout.stage < 0 or rollout.kind is Kind.BANDIT:
+        return Standing(measured, served, _outlook(rollout, judged(rollout, []), ready, now))
+    tallies = tallies_of(rollout, measured, served)
+    verdict = judged(rollout, tallies)
+    outlook = _outlook(rollout, verdict, ready, now)
+    return Standing(measured, served, outlook, verdict, evidence_of(rollout, tallies, verdict))
+
+
+def _outlook(rollout: Rollout, verdict: Verdict, ready: Readiness, now: datetime) -> str:
+    decision = step(rollout, verdict, ready, now)
+    if decision.rollout == rollout:
+        return decision.reason
+    return f"the next tick makes it {decision.rollout.phase} in stage {decision.rollout.stage}: {decision.reason}"

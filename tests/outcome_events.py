@@ -1,0 +1,89 @@
+"""Events that matter for outcomes: answers of the API and what people take of them."""
+
+from collections.abc import Mapping, Sequence
+
+from flows.open_requests import ModelOutcomes, Outcome
+from flows.outcomes import Outcomes, Told
+from online_models.contracts.events import Event, EventType, FeatureValue
+from online_models.contracts.ids import ModelVersion, hash64
+from online_models.contracts.rollouts import GroupedCounts, VariantWindow
+from tests.samples import MOVIES, event, event_id
+
+ATTRIBUTION_MS, WINDOW_MS, SETTLE_MS = 1_000, 10_000, 5_000
+V1, V2 = ModelVersion("v1"), ModelVersion("v2")
+
+
+def outcomes() -> Outcomes:
+    return Outcomes(ATTRIBUTION_MS, WINDOW_MS, drop_fraction=0.1, settle_ms=SETTLE_MS)
+
+
+def shown(
+    request: str,
+    ts_ms: int,
+    items: Sequence[str] = ("a", "b"),
+    *,
+    user: str = "u1",
+    version: ModelVersion | None = V1,
+    rollout: int = 0,
+    stage: int = -1,
+    variant: FeatureValue = "stable",
+    scores: Mapping[str, FeatureValue] | None = None,
+    scored_by: FeatureValue | None = None,
+) -> list[Outcome]:
+    """One answer of the API. scores : what its language model said of items; scored_by : its version, where that is told"""
+    features: dict[str, FeatureValue] = {"stage": float(stage), "variant": variant}
+    whose: dict[str, FeatureValue] = {} if scored_by is None else {"llm_version": scored_by}
+    said = {item: {"llm_score": score, **whose} for item, score in (scores or {}).items()}
+    return [
+        Outcome(
+            Event(
+                event_id=event_id(0),
+                type=EventType.IMPRESSION,
+                user_id=user,
+                item_id=item,
+                ts=ts_ms,
+                domain="movies",
+                request_id=request,
+                model_version=version,
+                rollout_id=rollout or None,
+                features=features | said.get(item, {}),
+            ),
+            ts_ms,
+            hash64(user),
+        )
+        for item in items
+    ]
+
+
+def taken(request: str, ts_ms: int, item: str = "a", kind: EventType = EventType.CLICK) -> list[Outcome]:
+    answer = event(1, kind, item_id=item, ts=ts_ms, request_id=request)
+    return [Outcome(answer, ts_ms, hash64(answer.user_id))]
+
+
+def later(ts_ms: int) -> list[Outcome]:
+    """Something that only moves event time on."""
+    return taken("no such request", ts_ms)
+
+
+def found(state: Outcomes, *events: list[Outcome]) -> list[Told]:
+    """What one chunk of the events gives."""
+    return state.add(ModelOutcomes(MOVIES, [outcome for each in events for outcome in each]))
+
+
+def windows(found: Sequence[Told]) -> list[VariantWindow]:
+    return [each for each in found if isinstance(each, VariantWindow)]
+
+
+def groups(found: Sequence[Told]) -> list[GroupedCounts]:
+    return [each for each in found if isinstance(each, GroupedCounts)]
+
+
+def last_windows(found: Sequence[Told]) -> list[VariantWindow]:
+    """The last state of each window, in order of first appearance."""
+    last = {(w.version, w.rollout_id, w.stage, w.variant, w.window_start_ms): w for w in windows(found)}
+    return list(last.values())
+
+
+def last_groups(found: Sequence[Told]) -> list[GroupedCounts]:
+    """The last state of each sum by group."""
+    return list({(g.rollout_id, g.stage, g.variant, g.version, g.since_ms): g for g in groups(found)}.values())
