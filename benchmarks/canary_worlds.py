@@ -1,7 +1,8 @@
 """Worlds that rollouts are simulated in: what one look more brings to many rollouts at once.
 
-- `Fresh`: everybody comes once. `Returning`: a small population comes again and again, each user with a rate and a sticky bucket
-  of their own; who is on the canary at 5 % still is at 25 %.
+- `Fresh`: everybody comes once. `Returning`: a population comes again and again, each user with a rate and a sticky bucket of
+  their own; who is on the canary at 5 % still is at 25 %. How many of them are met for the first time late, when the canary's
+  share is large, depends on how often they come.
 - A canary of ratio r has r times stable's rate for every user.
 - Errors and the like befall both arms alike, at the rates of `BAD`, once per first request.
 """
@@ -84,12 +85,12 @@ class Returning:
         self._rng, self._active, self._ratio = rng, active, ratio
         self._rate = rng.beta(rate * alike, (1.0 - rate) * alike, (runs, users)).astype(np.float32)
         self._bucket = rng.random((runs, users), np.float32)
-        self._group = rng.integers(0, GROUPS, (runs, users))
+        self._group = rng.integers(0, GROUPS, (runs, users), np.uint8)
         self._seen, self._seen_in_stage = np.zeros((2, runs, users), np.bool_)
 
     def look(self, share: F64, base: F64) -> Look:
         rng, shape = self._rng, self._rate.shape
-        run, user = np.nonzero(rng.random(shape, np.float32) < self._active)
+        run, user = np.divmod(_some(rng, self._rate.size, self._active), shape[1])
         arm = np.where(self._bucket[run, user] < share[run], 0, 1)
         rate = self._rate[run, user] * base[run] * np.where(arm == 0, self._ratio, 1.0)
         hit = rng.random(len(run), np.float32) < rate
@@ -112,6 +113,15 @@ class Returning:
     def keep(self, kept: Mask) -> None:
         self._rate, self._bucket, self._group = self._rate[kept], self._bucket[kept], self._group[kept]
         self._seen, self._seen_in_stage = self._seen[kept], self._seen_in_stage[kept]
+
+
+def _some(rng: np.random.Generator, size: int, share: float) -> I64:
+    """Places from 0 to below `size`, rising, each taken with a probability of `share`: by geometric gaps, ten standard deviations
+    more of them than are expected."""
+    expected = size * share
+    places = rng.geometric(share, round(expected + 10.0 * np.sqrt(expected) + 10.0)).cumsum() - 1
+    found: I64 = places[places < size]
+    return found
 
 
 def _bad(rng: np.random.Generator, users: I64) -> I64:

@@ -269,13 +269,22 @@ def fallen(here: Installation, seed: int, settings: Mapping[str, str]) -> Fall:
         here.ended(canary, Phase.ROLLED_BACK)
         until(lambda: here.routes[-1][1].canary is None, "the route names no canary")
         time.sleep(SETTLE_SECONDS)
-    seen, routes = here.crowd.seen[first:], here.routes[before:]
+    zero = next(at for at, route in reversed(here.routes[before:]) if route.canary is None)
+    return fall_of(here.crowd.seen[first:], stable[0], zero, shadowed=settings is not NO_SHADOW)
+
+
+def fall_of(seen: Sequence[Seen], stable: ModelVersion, zero: float, *, shadowed: bool) -> Fall:
+    """What people saw of a candidate that raises, which had weight 0 from `zero` on (seconds of `perf_counter`).
+
+    Raises RuntimeError when nobody was exposed to it, unless it may have fallen in a shadow: that is no time of 0 s.
+    """
     stood_in = [each.at for each in seen if each.variant == "fallback"]
-    zero = next(at for at, route in reversed(routes) if route.canary is None)
-    wrong = sum(each.status == 200 and (each.version != stable[0] or not each.items) for each in seen)
-    if not stood_in:
+    wrong = sum(each.status == 200 and (each.version != stable or not each.items) for each in seen)
+    if stood_in:
+        return Fall(len(stood_in), failures(seen), wrong, zero - stood_in[0], stood_in[-1] - stood_in[0])
+    if shadowed:
         return Fall(0, failures(seen), wrong, 0.0, 0.0)
-    return Fall(len(stood_in), failures(seen), wrong, zero - stood_in[0], stood_in[-1] - stood_in[0])
+    raise RuntimeError(f"nobody of {len(seen)} was exposed to the candidate: there is no time to take")
 
 
 def promoted(here: Installation, seed: int) -> tuple[list[Seen], float]:

@@ -25,11 +25,9 @@ from flows.parse import parse
 from online_models.columns import MappingColumns
 from online_models.contracts.columns import Column
 from online_models.contracts.events import (
-    ARM_PROPENSITY_FEATURE,
+    API_FEATURES,
     EVENT_TYPES,
     LANGUAGE_VERSION_FEATURE,
-    SHADOW_PLACE_FEATURE,
-    SHADOW_VERSION_FEATURE,
     TYPE_CODES,
     EventBatch,
     EventType,
@@ -56,12 +54,7 @@ _NEARLY = 1e-9
 _LARGEST = 1e300
 """Between numbers within this, differences are finite."""
 
-OF_ANSWERS = frozenset(
-    {
-        *("stage", "variant", "weight_bp", ARM_PROPENSITY_FEATURE),
-        *(SHADOW_VERSION_FEATURE, SHADOW_PLACE_FEATURE, LANGUAGE_VERSION_FEATURE),
-    }
-)
+OF_ANSWERS = API_FEATURES | {LANGUAGE_VERSION_FEATURE}
 """What impressions of our API say of the version that answered, and how it came to do so."""
 
 _VALUES = {EventType.RATING: "rating", EventType.WATCH: "watch_seconds", EventType.PURCHASE: "amount"}

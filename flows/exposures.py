@@ -1,15 +1,16 @@
 """Exposures: who meets a rollout, a stage of it or, outside of rollouts, a day for the first time, and what they are shown then.
 
-- Bounded: users of the newest rollout, of its newest two stages and of the newest two days are remembered, and how many users
-  the newest rollout's variants have shown each item.
-- A late request of an older rollout exposes nobody.
+- Bounded: users of the newest two rollouts, of their newest two stages and of the newest two days are remembered, and how many
+  users the variants of these rollouts have shown each item.
+- A request of an older rollout exposes nobody.
 """
 
 from collections.abc import Iterable
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Self
 
 import numpy as np
 
+from flows.newest import Newest
 from flows.open_requests import Request
 from online_models.contracts.ids import ModelVersion
 
@@ -34,67 +35,25 @@ class Exposure(NamedTuple):
     repeats: int = 0
 
 
-class Newest:
-    """Who has been met in the newest two of numbered periods; in an older one nobody is met first.
-
-    >>> newest = Newest()
-    >>> [newest.first(day, user) for day, user in ((1, 7), (1, 7), (3, 7), (2, 7), (1, 8))]
-    [True, False, True, True, False]
-    """
+class _Rollout:
+    """Whom one rollout has met, in all and by stage, and how many users each arm has shown an item at first."""
 
     def __init__(self) -> None:
-        self._users: dict[int, set[int]] = {}
-
-    def first(self, number: int, user: int) -> bool:
-        """Whether a user is met for the first time in a period."""
-        users = self._users.get(number)
-        if users is None:
-            if len(self._users) == 2 and number < min(self._users):
-                return False
-            users = self._users[number] = set()
-            if len(self._users) > 2:
-                del self._users[min(self._users)]
-        return _added(users, user)
-
-    def snapshot(self) -> dict[int, Any]:
-        """Number of a period -> its users, uint64 (n,)."""
-        return {number: _array(users) for number, users in self._users.items()}
-
-    def restore(self, snapshot: dict[int, Any]) -> None:
-        """Take a snapshot's state."""
-        self._users = {number: set(users.tolist()) for number, users in snapshot.items()}
-
-
-class Exposures:
-    """One model's memory of whom it has exposed to what."""
-
-    def __init__(self) -> None:
-        self._days = Newest()
-        self._begin(0)
-
-    def _begin(self, rollout_id: int) -> None:
-        self._rollout_id = rollout_id
-        self._users: set[int] = set()
-        self._stages = Newest()
-        self._items: dict[ShownBy, dict[str, int]] = {}
+        self.users: set[int] = set()
+        self.stages: Newest[set[int]] = Newest(set)
+        self.items: dict[ShownBy, dict[str, int]] = {}
 
     def add(self, request: Request) -> Exposure:
-        """Take in a final request; returns what it is to its user."""
-        if request.rollout_id == 0:
-            first = self._days.first(request.ts_ms // DAY_MS, request.user)
-            return Exposure(first, first)
-        if request.rollout_id < self._rollout_id:
-            return Exposure(False, False)
-        if request.rollout_id > self._rollout_id:
-            self._begin(request.rollout_id)
-        first_of_stage = self._stages.first(request.stage, request.user)
-        if not _added(self._users, request.user):
+        """Take in one of its requests; returns what it is to its user."""
+        of_stage = self.stages.of(request.stage)
+        first_of_stage = of_stage is not None and _added(of_stage, request.user)
+        if not _added(self.users, request.user):
             return Exposure(False, first_of_stage)
         shown_by = (request.stage, request.variant, request.version)
         return Exposure(True, first_of_stage, len(request.shown), self._repeats(shown_by, request.shown))
 
     def _repeats(self, shown_by: ShownBy, items: Iterable[str]) -> int:
-        counts = self._items.setdefault(shown_by, {})
+        counts = self.items.setdefault(shown_by, {})
         repeats = 0
         for item in items:
             before = counts.get(item, 0)
@@ -104,17 +63,45 @@ class Exposures:
         return repeats
 
     def snapshot(self) -> tuple[Any, ...]:
+        items = {shown_by: dict(counts) for shown_by, counts in self.items.items()}
+        return (_array(self.users), _arrays(self.stages), items)
+
+    @classmethod
+    def restored(cls, snapshot: tuple[Any, ...]) -> Self:
+        rollout = cls()
+        users, stages, items = snapshot
+        rollout.users = set(users.tolist())
+        rollout.stages.states = _sets(stages)
+        rollout.items = {shown_by: dict(counts) for shown_by, counts in items.items()}
+        return rollout
+
+
+class Exposures:
+    """One model's memory of whom it has exposed to what."""
+
+    def __init__(self) -> None:
+        self._days: Newest[set[int]] = Newest(set)
+        self._rollouts = Newest(_Rollout)
+
+    def add(self, request: Request) -> Exposure:
+        """Take in a final request; returns what it is to its user."""
+        if request.rollout_id == 0:
+            day = self._days.of(request.ts_ms // DAY_MS)
+            first = day is not None and _added(day, request.user)
+            return Exposure(first, first)
+        rollout = self._rollouts.of(request.rollout_id)
+        return Exposure(False, False) if rollout is None else rollout.add(request)
+
+    def snapshot(self) -> tuple[Any, ...]:
         """Plain values; `restore` continues exactly from here."""
-        items = {shown_by: dict(counts) for shown_by, counts in self._items.items()}
-        return (self._rollout_id, _array(self._users), self._stages.snapshot(), items, self._days.snapshot())
+        rollouts = {rollout_id: rollout.snapshot() for rollout_id, rollout in self._rollouts.states.items()}
+        return (rollouts, _arrays(self._days))
 
     def restore(self, snapshot: tuple[Any, ...]) -> None:
         """Take a snapshot's state."""
-        self._rollout_id, users, stages, items, days = snapshot
-        self._users = set(users.tolist())
-        self._stages.restore(stages)
-        self._items = {shown_by: dict(counts) for shown_by, counts in items.items()}
-        self._days.restore(days)
+        rollouts, days = snapshot
+        self._rollouts.states = {rollout_id: _Rollout.restored(state) for rollout_id, state in rollouts.items()}
+        self._days.states = _sets(days)
 
 
 def _added(users: set[int], user: int) -> bool:
@@ -127,3 +114,12 @@ def _added(users: set[int], user: int) -> bool:
 
 def _array(users: set[int]) -> Any:
     return np.fromiter(users, np.uint64, len(users))
+
+
+def _arrays(users: Newest[set[int]]) -> dict[int, Any]:
+    """Number of a period -> its users, uint64 (n,)."""
+    return {number: _array(each) for number, each in users.states.items()}
+
+
+def _sets(arrays: dict[int, Any]) -> dict[int, set[int]]:
+    return {number: set(each.tolist()) for number, each in arrays.items()}

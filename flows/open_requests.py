@@ -2,6 +2,8 @@
 
 - A request is final once the watermark is `attribution` past it; final ones come in order of event time.
 - An answer to an impression may come before it: it may be in another writer's segment, a moment ahead.
+- A request is of the arm that its user is in, whoever answered it: what an arm cannot answer stays on its account.
+- What an impression says of its rollout is taken only where a plan may say so; else it is outside of rollouts.
 """
 
 from collections.abc import Iterable, Mapping
@@ -10,14 +12,34 @@ from math import isfinite
 from types import MappingProxyType
 from typing import Any, Final
 
-from online_models.contracts.events import LANGUAGE_FEATURE, LANGUAGE_VERSION_FEATURE, Event, EventType, FeatureValue
+from online_models.contracts.events import (
+    ASKED_VARIANT_FEATURE,
+    ASKED_VERSION_FEATURE,
+    LANGUAGE_FEATURE,
+    LANGUAGE_VERSION_FEATURE,
+    MAX_ID_LENGTH,
+    STAGE_FEATURE,
+    VARIANT_FEATURE,
+    Event,
+    EventType,
+    FeatureValue,
+)
 from online_models.contracts.ids import ModelName, ModelVersion
 
 FALLBACK: Final = ModelVersion("popularity")
 """Stands for the version in the windows of answers that no model gave."""
 
-VARIANTS: Final = frozenset({"stable", "canary", "arm", "fallback"})
+ARMS: Final = frozenset({"stable", "canary", "arm"})
+"""What an impression may say that its user is in."""
+
+VARIANTS: Final = ARMS | {"fallback"}
 """What an impression may say that it is of."""
+
+STAGES: Final = range(-1, 20)
+"""Of the longest plan; -1 is before its first."""
+
+ROLLOUTS: Final = range(1, 2**63)
+"""Numbers that a row may have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +66,11 @@ class Request:
     ts_ms: int
     user: int
     version: ModelVersion
+    """Of the arm that its user is in; outside of rollouts of who answered."""
     rollout_id: int
     stage: int
     variant: str
-    """One of `VARIANTS`, or empty."""
+    """The arm that its user is in; else one of `VARIANTS`, or empty."""
     shown: set[str] = field(default_factory=set)
     taken: set[str] = field(default_factory=set)
     scores: dict[str, float] = field(default_factory=dict)
@@ -150,19 +173,30 @@ class OpenRequests:
 def _request(outcome: Outcome) -> Request:
     event = outcome.event
     features = event.features or {}
-    stage = features.get("stage", -1)
+    # an integer: of anything else a range would look at each of its numbers
+    stage, rollout_id = _stage(features.get(STAGE_FEATURE)), event.rollout_id or 0
+    asked = _one_of(ARMS, features.get(ASKED_VARIANT_FEATURE))
+    version = _version(features.get(ASKED_VERSION_FEATURE)) if asked else None
     return Request(
         ts_ms=outcome.ts_ms,
         user=outcome.user,
-        version=ModelVersion(event.model_version or FALLBACK),
-        rollout_id=event.rollout_id or 0,
-        stage=int(stage) if isinstance(stage, (int, float)) else -1,
-        variant=_variant(features.get("variant")),
+        version=ModelVersion(version or event.model_version or FALLBACK),
+        rollout_id=rollout_id if rollout_id in ROLLOUTS and stage is not None else 0,
+        stage=-1 if stage is None else stage,
+        variant=asked or _one_of(VARIANTS, features.get(VARIANT_FEATURE)),
     )
 
 
-def _variant(said: FeatureValue | None) -> str:
-    return said if isinstance(said, str) and said in VARIANTS else ""
+def _stage(said: FeatureValue | None) -> int | None:
+    return int(said) if isinstance(said, (int, float)) and isfinite(said) and said in STAGES else None
+
+
+def _one_of(words: frozenset[str], said: FeatureValue | None) -> str:
+    return said if isinstance(said, str) and said in words else ""
+
+
+def _version(said: FeatureValue | None) -> ModelVersion | None:
+    return ModelVersion(said) if isinstance(said, str) and 0 < len(said) <= MAX_ID_LENGTH else None
 
 
 def _restored(
@@ -182,5 +216,4 @@ def _restored(
 
 def _scored_by(event: Event) -> ModelVersion | None:
     """Whose language model scored an impression's item; None of one that was logged before impressions told."""
-    said = event.features.get(LANGUAGE_VERSION_FEATURE) if event.features else None
-    return ModelVersion(said) if isinstance(said, str) and said else None
+    return _version(event.features.get(LANGUAGE_VERSION_FEATURE)) if event.features else None

@@ -1,8 +1,8 @@
 """Outcomes: which shown items were taken up, per version; hit rate, CTR and the language model's scores watched for a fall.
 
 - A request's outcome is final once the watermark is `attribution` past it; only then is it counted, in event-time order.
-- The monitors hear the stable version and the fallback, not the canary and the arms of a bandit: a bad candidate is the rollout's
-  business, not drift.
+- Within a rollout the monitors hear the requests of stable's users, whoever answered them, and of nobody else: a bad candidate is
+  the rollout's business, not drift, and stable's users are a fair sample of all at any weight.
 - The unit of a verdict is a user's first exposure in a rollout; outside of one, users are counted once a day.
 """
 
@@ -35,8 +35,11 @@ SCHEMA: Final = 3
 
 ANSWERS: Final = (EventType.CLICK, EventType.WATCH, EventType.PURCHASE)
 
+STABLE: Final = "stable"
+"""The variant that the monitors hear within a rollout."""
+
 UNHEARD: Final = ("canary", "arm")
-"""Variants that the monitors do not hear."""
+"""Variants that the monitors do not hear outside of one either."""
 
 WindowKey = tuple[ModelVersion, int, int, str, int]
 """Version, rollout, stage, variant and start."""
@@ -127,7 +130,7 @@ class Outcomes:
         windows = [self._window(key, self._windows[key]) for key in changed]
         self._forget_windows()
         groups = self._groups.add(self.model, requests)
-        heard = [request for request in requests if request.variant not in UNHEARD]
+        heard = [request for request in requests if _is_heard(request)]
         return [*windows, *groups, *self._signals(heard), *self._labelled(heard)]
 
     def _count(self, request: Request) -> WindowKey:
@@ -202,6 +205,10 @@ class Outcomes:
         self._groups.restore(groups)
 
 
+def _is_heard(request: Request) -> bool:
+    return request.variant == STABLE or (request.rollout_id == 0 and request.variant not in UNHEARD)
+
+
 def _restored(window: VariantWindow) -> tuple[WindowKey, _Counts]:
     key = (window.version, window.rollout_id, window.stage, window.variant, window.window_start_ms)
     return key, _Counts(**{each.name: getattr(window, each.name) for each in fields(_Counts)})
@@ -216,8 +223,8 @@ def _from_schema_2(snapshot: tuple[Any, ...]) -> tuple[Any, ...]:
     canaries = {(row[3], row[2]) for row in requests.values() if row[5]}
     requests = {name: (*row[:5], _variant_of(row), *row[6:]) for name, row in requests.items()}
     windows = [(*row, _variant_of_window(row, canaries)) for row in windows]
-    exposures: tuple[Any, ...] = (rollout_id, users, {}, {}, {})
-    return (SCHEMA, requests, early, newest_ms, exposures, windows, monitors, labels, (0, {}))
+    exposed: dict[int, tuple[Any, ...]] = {rollout_id: (users, {}, {})} if rollout_id else {}
+    return (SCHEMA, requests, early, newest_ms, (exposed, {}), windows, monitors, labels, {})
 
 
 def _variant_of(row: tuple[Any, ...]) -> str:

@@ -1,7 +1,7 @@
 """User groups: what a rollout's variants did, summed up by group of users.
 
 - What differs between groups is chance, also where users come back: the spread of these sums is the error of a variant's rates.
-- Kept for the newest rollout, for all of its stages; a late request of an older one is not counted here.
+- Kept for the newest two rollouts, for all of their stages; a request of an older one is not counted here.
 """
 
 from collections.abc import Iterable
@@ -10,12 +10,10 @@ from typing import Any, Final
 
 import numpy as np
 
-from flows.open_requests import Request
+from flows.newest import Newest
+from flows.open_requests import ARMS, Request
 from online_models.contracts.ids import ModelName, ModelVersion
 from online_models.contracts.rollouts import GROUPS, GroupedCounts
-
-COMPARED: Final = frozenset({"stable", "canary", "arm"})
-"""Variants that a model answers for."""
 
 SHIFT: Final = 64 - (GROUPS - 1).bit_length()
 """A group is the top bits of a user's hash."""
@@ -36,50 +34,45 @@ class UserGroups:
     """One model's sums."""
 
     def __init__(self) -> None:
-        self._rollout_id = 0
-        self._sums: dict[Key, _Sums] = {}
+        self._rollouts: Newest[dict[Key, _Sums]] = Newest(dict)
 
     def add(self, model: ModelName, requests: Iterable[Request]) -> list[GroupedCounts]:
         """Take in final requests; returns the sums that they changed, each once."""
-        told: list[GroupedCounts] = []
-        changed: dict[Key, None] = {}
+        changed: dict[tuple[int, Key], _Sums] = {}
         for request in requests:
-            if request.rollout_id > self._rollout_id:
-                told += self._told(model, changed)
-                self._rollout_id, self._sums, changed = request.rollout_id, {}, {}
-            if 0 < request.rollout_id == self._rollout_id and request.variant in COMPARED:
-                changed[self._count(request)] = None
-        return told + self._told(model, changed)
-
-    def _count(self, request: Request) -> Key:
-        key = (request.stage, request.variant, request.version)
-        sums = self._sums.get(key)
-        if sums is None:
-            sums = self._sums[key] = _Sums(request.ts_ms)
-        group, counts = request.user >> SHIFT, sums.counts
-        counts[group] += 1
-        counts[GROUPS + group] += bool(request.taken)
-        counts[2 * GROUPS + group] += len(request.shown)
-        counts[3 * GROUPS + group] += len(request.taken)
-        return key
-
-    def _told(self, model: ModelName, keys: Iterable[Key]) -> list[GroupedCounts]:
+            sums = self._rollouts.of(request.rollout_id) if request.rollout_id else None
+            if sums is not None and request.variant in ARMS:
+                key = (request.stage, request.variant, request.version)
+                if key not in sums:
+                    sums[key] = _Sums(request.ts_ms)
+                _count(sums[key], request)
+                changed[request.rollout_id, key] = sums[key]
         return [
-            GroupedCounts(
-                *(model, version, self._rollout_id, stage, variant),
-                *(self._sums[stage, variant, version].since_ms, _packed(self._sums[stage, variant, version]).tobytes()),
-            )
-            for stage, variant, version in keys
+            GroupedCounts(model, version, rollout_id, stage, variant, sums.since_ms, _packed(sums).tobytes())
+            for (rollout_id, (stage, variant, version)), sums in changed.items()
         ]
 
-    def snapshot(self) -> tuple[Any, ...]:
+    def snapshot(self) -> dict[int, Any]:
         """Plain values; `restore` continues exactly from here."""
-        return (self._rollout_id, {key: (sums.since_ms, _packed(sums)) for key, sums in self._sums.items()})
+        return {
+            rollout_id: {key: (each.since_ms, _packed(each)) for key, each in sums.items()}
+            for rollout_id, sums in self._rollouts.states.items()
+        }
 
-    def restore(self, snapshot: tuple[Any, ...]) -> None:
+    def restore(self, snapshot: dict[int, Any]) -> None:
         """Take a snapshot's state."""
-        self._rollout_id, sums = snapshot
-        self._sums = {key: _Sums(since_ms, counts.tolist()) for key, (since_ms, counts) in sums.items()}
+        self._rollouts.states = {
+            rollout_id: {key: _Sums(since_ms, counts.tolist()) for key, (since_ms, counts) in sums.items()}
+            for rollout_id, sums in snapshot.items()
+        }
+
+
+def _count(sums: _Sums, request: Request) -> None:
+    group, counts = request.user >> SHIFT, sums.counts
+    counts[group] += 1
+    counts[GROUPS + group] += bool(request.taken)
+    counts[2 * GROUPS + group] += len(request.shown)
+    counts[3 * GROUPS + group] += len(request.taken)
 
 
 def _packed(sums: _Sums) -> Any:

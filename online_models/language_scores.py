@@ -135,11 +135,13 @@ class SegmentScores:
             raise StoreError(f"segments: expected what `SegmentScores.encode` gives: {error!r}") from error
         if read.space != space:
             raise StoreError(f"segments: expected the space of factors {space[:12]}, got {read.space[:12]}")
-        segments, n = len(read.centroids), len(read.items)
-        if read.centroids.shape != (segments, k) or read.scores.shape != (segments, n) or not segments:
-            raise StoreError(
-                f"segments: expected centroids (s, {k}) and scores (s, n), got {read.centroids.shape}, {read.scores.shape}"
-            )
+        shapes = read.centroids.shape, read.items.shape, read.scores.shape
+        segments, n = read.centroids.shape[:1], read.items.shape
+        if shapes != ((*segments, k), n, (*segments, *n)) or len(n) != 1 or segments in ((), (0,)):
+            raise StoreError(f"segments: expected centroids (s, {k}), items (n,) and scores (s, n), got {shapes}")
+        kinds = [array.dtype.name for array in (read.centroids, read.items, read.scores)]
+        if kinds != ["float32", "uint64", "float32"]:
+            raise StoreError(f"segments: expected float32, and uint64 items, got {', '.join(kinds)}")
         if not (np.isfinite(read.centroids).all() and (np.abs(read.scores) <= LARGEST_SCORE).all()):
             raise StoreError(f"segments: expected finite centroids and scores of at most {LARGEST_SCORE} either way")
         return read

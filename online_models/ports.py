@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from online_models.contracts.artifacts import Manifest
 from online_models.contracts.events import EventBatch, Item
-from online_models.contracts.ids import ItemId, ModelName, ModelVersion, RolloutId, UserId
+from online_models.contracts.ids import Epoch, ItemId, ModelName, ModelVersion, RolloutId, UserId
 from online_models.contracts.preferences import NO_PREFERENCES, PrecomputedList, Preferences
 from online_models.contracts.rollouts import GroupedCounts, ReaderStatus, Route, Served, VariantWindow
 from online_models.history import UserHistory
@@ -129,8 +129,11 @@ class RouteStore(Protocol):
     def route(self, model: ModelName) -> Route | None:
         """The current document."""
 
+    def route_epoch(self, model: ModelName) -> Epoch | None:
+        """The epoch of the document, which itself may be torn."""
+
     def put_route(self, model: ModelName, route: Route) -> bool:
-        """Replace the document if the epoch is larger (compare-and-set by Lua); False when it was not."""
+        """Write the document unless there is one of a larger epoch (compare-and-set by Lua); False when there is. Idempotent."""
 
     def heartbeat(self, model: ModelName, reader_id: str, now: datetime) -> None:
         """A reader of the model says that it lives. Idempotent."""
@@ -147,7 +150,8 @@ class RouteStore(Protocol):
         """A reader says what its requests of a rollout came to since it began, by stage and variant. Idempotent."""
 
     def served(self, model: ModelName, rollout_id: RolloutId) -> dict[tuple[int, str], Served]:
-        """What all readers, living and gone, have said of a rollout, summed up by stage and variant."""
+        """What all readers, living and gone, have said of a rollout, summed up by stage and variant, of a bandit's arms each its
+        own (`served_arm`). What cannot be read counts as nothing."""
 
 
 @dataclass(frozen=True, slots=True)

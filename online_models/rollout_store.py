@@ -102,6 +102,9 @@ class RolloutStore(Protocol):
     def latest(self, model: ModelName) -> Rollout | None:
         """The model's youngest rollout, open or final."""
 
+    def last_promotion(self, model: ModelName) -> Rollout | None:
+        """The rollout by which the champion became that, of kind `canary` or `rollback`; None of one that was adopted."""
+
     def rollout(self, model: ModelName, rollout_id: RolloutId) -> Rollout | None:
         """One rollout of the model."""
 
@@ -129,10 +132,22 @@ class RolloutStore(Protocol):
         """Replace `old` by `new` (its phase, stage, weight, arms and stage start) if its epoch is unchanged, add the event, move
         the aliases when it ends; returns `new` with its fresh epoch. Raises StaleEpoch; RequestReused."""
 
-    def restore(self, model: ModelName, version: ModelVersion, champion_epoch: Epoch, act: Act) -> Rollout:
+    def restore(
+        self,
+        model: ModelName,
+        version: ModelVersion,
+        champion_epoch: Epoch,
+        act: Act,
+        rollout_epoch: Epoch | None = None,
+    ) -> Rollout:
         """Make a retained version the champion at once: an open rollout is aborted, and a rollout of kind `rollback` in its
-        final phase tells of it. Raises StaleEpoch when the champion is not the one of that epoch, or is that version;
-        StoreError when the version is not registered or its artifact is collected; RequestReused."""
+        final phase tells of it. Raises StaleEpoch when the champion is not the one of that epoch, or is that version, or the
+        youngest rollout is not at `rollout_epoch`, where one is given; StoreError when the version is not registered or its
+        artifact is collected; RequestReused."""
+
+    def overtake(self, model: ModelName, epoch: Epoch, act: Act) -> None:
+        """Give the open rollout, or without one the champion, an epoch above one that this database has not given: a route
+        document of it is of a time that the database has lost. Idempotent: nothing where the epoch is above already."""
 
     def repeated(self, actor: str, request: tuple[str, str]) -> Rollout | None:
         """What an operator's request did, as the rollout was after it, when it has been seen before. Raises RequestReused when

@@ -33,8 +33,8 @@ class Role(enum.StrEnum):
     """What a key is good for; the later ones may all that the earlier ones may."""
 
     VIEWER = "viewer"  # look
-    OPERATOR = "operator"  # start, pause, resume, abort, return to the previous champion
-    APPROVER = "approver"  # promote, return to any retained version
+    OPERATOR = "operator"  # start by the settings' plan, pause, resume, abort, undo the last promotion
+    APPROVER = "approver"  # promote, start by stages or a gate of their own, return to any retained version
     ADMIN = "admin"
 
     def includes(self, needed: "Role") -> bool:

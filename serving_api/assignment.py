@@ -26,7 +26,7 @@ _BITS: Final = 52
 
 class Variant(enum.StrEnum):
     """Who answered. `arm` is one of a bandit's but the stable version; `fallback` is no arm of a comparison: popularity, or a
-    version that stands in."""
+    version that stands in. What it answers counts for the arm that the user is in."""
 
     STABLE = "stable"
     CANARY = "canary"

@@ -1,4 +1,4 @@
-"""Who answers a request: the version of the user's arm, or one that stands in for it and counts for no arm."""
+"""Who answers a request: the version of the user's arm, or one that stands in for it."""
 
 from dataclasses import dataclass
 

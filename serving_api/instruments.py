@@ -33,7 +33,7 @@ class Instruments:
         self.answers = counter("penstock_answers", "Recommendations given", ["domain", "variant", "source"])
         self.degraded = counter("penstock_degraded_answers", "Answers given while Redis was away", ["domain"])
         self.torn = counter(
-            "penstock_torn_reads", "What Redis held of a user and nobody could read", ["what", "domain"]
+            "penstock_torn_reads", "What Redis held of a user or a version and nobody could read", ["what", "domain"]
         )
         self.version_errors = counter(
             "penstock_version_errors", "Lists that a version raised on, so that another made them", ["model", "variant"]

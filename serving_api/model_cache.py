@@ -3,12 +3,13 @@
 - A version is loaded on a thread of its own, so that neither requests nor the poll for routes wait for it.
 - Before it counts as ready its hashes, shapes and values are checked and its golden queries answered, which
   also compiles the fold-in. What fails is refused with a reason, and whatever served before goes on serving.
-- A version that left the route stays warm for a while: going back to it is then one pointer.
+- A version that left the route stays warm for a while: going back to it is then one pointer. None is retired while the stable
+  one cannot serve: whoever stands in for it is all that answers.
 - The arrays are the artifact's own files, mapped: the processes of a machine share one copy.
 """
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Final
@@ -212,16 +213,19 @@ class ModelCache:
         self._slots: dict[ModelVersion, _Slot] = {}
         self._loader = ThreadPoolExecutor(1, f"load-{model}")
 
-    def sync(self, wanted: Iterable[ModelVersion], now: float) -> None:
+    def sync(self, wanted: Sequence[ModelVersion], now: float) -> None:
         """Take in what has been loaded, begin to load what is wanted, drop what is long unwanted.
 
-        now : monotonic seconds
+        wanted : the versions of the route, the stable one first; now : monotonic seconds
         """
-        wanted = set(wanted)
         for version, slot in self._slots.items():
             self._take_in(version, slot, now)
         for version in wanted:
             self._want(version, now)
+        if wanted and wanted[0] not in self.loaded():
+            for slot in self._slots.values():
+                slot.unwanted_since = None  # their time begins when nobody needs to stand in any more
+            return
         for version in [v for v, slot in self._slots.items() if v not in wanted and self._retired(slot, now)]:
             log.info("version_retired model=%s version=%s", self.model, version)
             del self._slots[version]

@@ -32,6 +32,7 @@ from online_models.ports import (
 from serving_api.facts import Facts
 from serving_api.instruments import Instruments
 from serving_api.model_cache import ModelCache
+from serving_api.quiet import Quiet
 from serving_api.ranked_list import RankedList
 from serving_api.ranking import warm_up
 from serving_api.retrieval import VersionView
@@ -120,22 +121,29 @@ class Reader:
         self._segments_asked: dict[ModelName, tuple[set[ModelVersion], float]] = {}
         self._awaited = {"redis", "postgres"}
         self._down: dict[str, str] = {}
+        self._quiet = Quiet()
+        self._was_ready = False
 
     def state(self, model: ModelName) -> ModelState:
         """The model as known now. Raises KeyError for a model that is not served."""
         return self._states[model]
 
     def degraded(self) -> list[str]:
-        """What the last poll did not get: silent stores, and single models that failed."""
-        return [f"{what}: {reason}" for what, reason in list(self._down.items())]
+        """What the last poll did not get, silent stores and single models that failed, and versions of a route that others stand
+        in for here."""
+        missing, down = self.missing(), list(self._down.items())
+        absent = [each for state in self._states.values() for each in self._absent(state) if each not in missing]
+        return [f"{what}: {reason}" for what, reason in down] + absent
 
     def missing(self) -> list[str]:
-        """What keeps this process from serving: stores that have never answered, and versions that are not loaded."""
+        """What keeps this process from serving: stores that have never answered, and stable versions that are not loaded. Once
+        it has been ready, another version that it holds will do: a route that names a new one must not take all readers away."""
         return [f"{store}: has not answered yet" for store in sorted(self._awaited)] + [
-            f"{state.model} {version}: {self._absence(state.model, version)}"
+            absent
             for state in self._states.values()
-            for version in versions_of(state.route)
-            if version not in state.versions
+            if state.route is not None and state.route.stable not in state.versions
+            if not (self._was_ready and state.versions)
+            for absent in self._absent(state)[:1]
         ]
 
     def want_titles(self, model: ModelName) -> None:
@@ -149,6 +157,7 @@ class Reader:
         self._attempt("redis", self._poll_redis)
         self._attempt("versions", self._sync_versions)
         self._attempt("postgres", self._poll_postgres)
+        self._was_ready = self._was_ready or not self.missing()
 
     def settle(self) -> None:
         """Poll until the versions of the present routes are loaded or refused."""
@@ -272,6 +281,7 @@ class Reader:
         if unfit:
             fit = {version: loaded for version, loaded in views.loaded.items() if version not in unfit}
             views = views.with_versions(fit)
+        self._count_torn(views)
         self._views[model] = views
         self._states[model] = replace(
             self._states[model],
@@ -279,6 +289,12 @@ class Reader:
             content=views.content,
             facts=views.facts,
         )
+
+    def _count_torn(self, views: Views) -> None:
+        for (what, version), error in views.torn.items():
+            self._instruments.torn.labels(what, views.model).inc()
+            if self._quiet.tells(f"{what} {views.model}", time.monotonic()):
+                log.warning("%s_torn model=%s version=%s error=%s", what, views.model, version, error)
 
     def _refuse_unfit(self, model: ModelName, views: Views) -> set[ModelVersion]:
         """Try the versions that are new. One that raises is refused: it would keep the others from being seen at all."""
@@ -300,6 +316,11 @@ class Reader:
             if status is not None and (not status.ready or version in self._states[model].versions):
                 self._stores.routes.put_status(model, self.reader_id, status)
         self._stores.routes.heartbeat(model, self.reader_id, self._clock())
+
+    def _absent(self, state: ModelState) -> list[str]:
+        """Versions that its route names and requests cannot be answered by, stable first, and why."""
+        absent = [version for version in versions_of(state.route) if version not in state.versions]
+        return [f"{state.model} {version}: {self._absence(state.model, version)}" for version in absent]
 
     def _absence(self, model: ModelName, version: ModelVersion) -> str:
         status = self._caches[model].status(version)

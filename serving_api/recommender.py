@@ -2,8 +2,9 @@
 
 - Redis away means older knowledge, not an error: what was last read of the user answers, or the artifact, or popularity,
   marked `degraded`.
-- An answer that no arm of a rollout gave (popularity, or a version standing in for one that is not loaded or raised) is logged
-  as `fallback` and without the rollout, so that it counts for no arm's outcomes.
+- An answer that no arm of a rollout gave (popularity, or a version standing in for one that is not loaded or raised) is a
+  `fallback`. In a stage that shows people the canary it is logged with the rollout, and the arm that was asked, all the same: it
+  counts for that arm, so that arms are compared by all of their users and not by those whom they can answer.
 - Every answer is a page of a `Session`: of one that is made for it and forgotten, or of one that is kept for the pages to come.
 """
 
@@ -17,7 +18,15 @@ from typing import Final, NamedTuple, Self
 import msgspec
 
 from online_models import history
-from online_models.contracts.events import ARM_PROPENSITY_FEATURE, FeatureValue
+from online_models.contracts.events import (
+    ARM_PROPENSITY_FEATURE,
+    ASKED_VARIANT_FEATURE,
+    ASKED_VERSION_FEATURE,
+    STAGE_FEATURE,
+    VARIANT_FEATURE,
+    WEIGHT_FEATURE,
+    FeatureValue,
+)
 from online_models.contracts.ids import ModelName, hashes_of
 from online_models.errors import StoreError, StoreUnavailable
 from online_models.ports import ServingStore, UserReads, UserState
@@ -30,7 +39,7 @@ from serving_api.last_known import LastKnown
 from serving_api.list_maker import ListMaker, Lists
 from serving_api.ranking import POPULARITY, Visit
 from serving_api.reader import ModelState, Reader
-from serving_api.served import Outcome, ServedCounts, in_stage
+from serving_api.served import Outcome, ServedCounts, in_stage, shows_arms
 from serving_api.sessions import PageToken, Session, decoded, encode
 from serving_api.shadow import Shadow, Shadowed
 from serving_api.suggesting import readable
@@ -176,22 +185,26 @@ class Recommender:
         arm = made.choice.variant if by_model else Variant.FALLBACK
         if route is not None and asked is not None and in_stage(route):
             took = time.perf_counter() - request.begun
-            outcome = Outcome(made.failed, not made.ranking.items, arm is Variant.FALLBACK, took)
-            self._kept.served.add(request.ask.model, route, asked.variant, request.ask.user_id, outcome)
-        in_arm = route is not None and arm is not Variant.FALLBACK
+            stood_in = made.failed or request.choice.variant is Variant.FALLBACK
+            outcome = Outcome(made.failed, not made.ranking.items, arm is Variant.FALLBACK, took, stood_in)
+            self._kept.served.add(request.ask.model, route, asked, request.ask.user_id, outcome)
+        exposed = route is not None and shows_arms(route)
+        in_place_of = asked if exposed and arm is Variant.FALLBACK else None
         return Session(
             user_id=request.ask.user_id,
             model_version=made.choice.version if by_model else None,
             variant=arm,
             source=made.ranking.source,
             # Nobody is exposed to a rollout before its first stage, or by what is in the shadow.
-            rollout_id=route.rollout_id if route and in_arm and in_stage(route) and not route.shadow else None,
+            rollout_id=route.rollout_id if route and exposed else None,
             stage=route.stage if route else -1,
             weight_bp=route.weight_bp if route else 0,
             degraded=degraded,
             items=made.ranking.items,
             language_model=made.choice.language_model,
-            arm_propensity=asked.propensity if route and asked and in_arm and splits_users(route) else None,
+            arm_propensity=asked.propensity if route and asked and splits_users(route) else None,
+            asked_variant=in_place_of.variant if in_place_of else None,
+            asked_version=in_place_of.version if in_place_of else None,
         )
 
     async def _keep(self, model: ModelName, request_id: str, session: Session) -> bool:
@@ -255,10 +268,13 @@ class Recommender:
 def _shown(ask: Ask, session: Session, answer: Answer, first: int) -> Shown:
     items = session.items[first : first + len(answer.items)]
     features: dict[str, FeatureValue] = {
-        "stage": float(session.stage),
-        "weight_bp": float(session.weight_bp),
-        "variant": str(session.variant),
+        STAGE_FEATURE: float(session.stage),
+        WEIGHT_FEATURE: float(session.weight_bp),
+        VARIANT_FEATURE: str(session.variant),
     }
+    if session.asked_variant is not None and session.asked_version is not None:
+        features[ASKED_VARIANT_FEATURE] = str(session.asked_variant)
+        features[ASKED_VERSION_FEATURE] = session.asked_version
     if session.arm_propensity is not None:
         features[ARM_PROPENSITY_FEATURE] = session.arm_propensity
     return Shown(

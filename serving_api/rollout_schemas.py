@@ -36,6 +36,12 @@ class _Body(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
+MARGIN: Final = (
+    "Relative loss to exclude before the weight rises. Of a canary and an A/A it is by default, and at most, the gate's margin "
+    "over the share of users who come next."
+)
+
+
 class StageIn(_Body):
     """One stage, see `contracts.rollouts.Stage`."""
 
@@ -45,7 +51,7 @@ class StageIn(_Body):
     min_stable_users: Users = 20
     min_seconds: float = Field(60.0, ge=0, le=LONGEST_SECONDS)
     max_seconds: float = Field(86_400.0, gt=0, le=LONGEST_SECONDS)
-    margin: float | None = Field(None, gt=0, lt=1, description="Relative loss to exclude before the weight rises.")
+    margin: float | None = Field(None, gt=0, lt=1, description=MARGIN)
     when_overdue: WhenOverdue = WhenOverdue.HOLD
 
 
@@ -96,7 +102,9 @@ class RollbackIn(_Body):
         json_schema_extra={"example": {"version": "previous", "reason": "v12 shows what was sold out"}}
     )
 
-    version: Version | Literal["previous"] = Field(description="`previous` is the champion before the last promotion.")
+    version: Version | Literal["previous"] = Field(
+        description="`previous` is the one that the last promotion replaced."
+    )
     reason: Reason
 
 
@@ -162,11 +170,12 @@ class VariantCountsReport(BaseModel):
 class ServedReport(BaseModel):
     """What readers say that the requests of one variant in one stage came to."""
 
-    variant: str
+    variant: str = Field(description="`stable`, `canary`, or of a bandit `arm:<version>`.")
     requests: int
     errors: int
     empty: int
     fallbacks: int
+    stood_in: int = Field(0, description="Fallbacks because the version was not held or raised.")
     slow: int
     users: int
     user_errors: int

@@ -7,7 +7,7 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from online_models.contracts.events import MAX_ID_LENGTH, EventType
+from online_models.contracts.events import API_FEATURES, MAX_ID_LENGTH, EventType
 from serving_api.reranking.explanations import Code
 from serving_api.settings import MOST_BATCH_USERS
 from serving_api.similar import Likeness
@@ -69,7 +69,9 @@ class RecommendationAnswer(BaseModel):
     model_version: str | None = Field(description="Null when popularity answered.")
     variant: Literal["stable", "canary", "arm", "fallback"]
     source: Literal["vector", "fold_in", "factors", "preferences", "neighbours", "popularity", "precomputed"]
-    rollout_id: int | None = Field(description="The rollout that this answer counts for.")
+    rollout_id: int | None = Field(
+        description="The rollout that this answer counts for, of a fallback too; null where nobody is shown its canary."
+    )
     stage: int = Field(description="Stage of the rollout, from 0; -1 outside one.")
     degraded: bool = Field(description="Redis was away: answered from what the process holds.")
     items: list[RecommendedItem]
@@ -214,9 +216,11 @@ class EventIn(BaseModel):
     request_id: str | None = None
     position: int | None = Field(None, ge=0)
     model_version: str | None = None
-    rollout_id: int | None = Field(None, ge=0)
+    rollout_id: int | None = Field(None, ge=0, description="As the answer said; not of an impression.")
     propensity: float | None = None
-    features: dict[str, float | str | list[str]] | None = None
+    features: dict[str, float | str | list[str]] | None = Field(
+        None, description=f"An impression's are none of {', '.join(sorted(API_FEATURES))}: those the API logs itself."
+    )
 
 
 class EventsAccepted(BaseModel):

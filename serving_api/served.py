@@ -1,6 +1,7 @@
 """What requests of a rollout came to, counted by one reader and told to the controller through Redis.
 
-- Counted while the route has a rollout in one of its stages. Sums never fall: the controller takes differences of what it reads.
+- Counted while the route has a rollout in one of its stages, the arms of a bandit each apart: among many, one that fails would
+  be lost in the others. Sums never fall: the controller takes differences of what it reads.
 - A user's first request in a rollout at this reader is counted apart, for the first `MOST_USERS` of them; later ones are not told
   from returning ones and count as no user's first. In a shadow nobody is exposed: no user is taken for met there.
 - Counted by the requests' thread and the shadow's, read by the publisher's: a lock, held for a microsecond, is between them.
@@ -17,9 +18,9 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from online_models.contracts.ids import ModelName, RolloutId, hash64
-from online_models.contracts.rollouts import LATENCY_EDGES_MS, Route, Served
+from online_models.contracts.rollouts import LATENCY_EDGES_MS, Route, Served, served_arm
 from online_models.ports import RouteStore
-from serving_api.assignment import Variant
+from serving_api.assignment import Assignment, Variant
 from serving_api.quiet import Quiet
 
 log: Final = logging.getLogger(__name__)
@@ -44,17 +45,24 @@ def in_stage(route: Route) -> bool:
     return route.rollout_id is not None and route.stage >= 0
 
 
+def shows_arms(route: Route) -> bool:
+    """Whether that stage shows its arms to people, so that requests count for them: any but a shadow's."""
+    return in_stage(route) and not route.shadow
+
+
 class Outcome(NamedTuple):
     """What one request came to.
 
     error : the version could not answer; empty : no item; fallback : answered by popularity, or a version that stands in
     seconds : from the request's beginning to its list
+    stood_in : a fallback because the version was not held or raised
     """
 
     error: bool
     empty: bool
     fallback: bool
     seconds: float
+    stood_in: bool = False
 
 
 class Agreement(NamedTuple):
@@ -83,6 +91,7 @@ class _Tally:
     overlap: float = 0.0
     first_same: int = 0
     dropped: int = 0
+    stood_in: int = 0
 
     def add(self, outcome: Outcome, slow_ms: float, *, first: bool) -> None:
         """Count one request; first : its user's in this rollout."""
@@ -92,6 +101,7 @@ class _Tally:
         self.errors += outcome.error
         self.empty += outcome.empty
         self.fallbacks += outcome.fallback
+        self.stood_in += outcome.stood_in
         self.slow += slow
         self.latency[bisect_left(LATENCY_EDGES_MS, took_ms)] += 1
         if first:
@@ -115,11 +125,11 @@ class _Rollout:
     met: set[int] = field(default_factory=set)
     changed: bool = False
 
-    def tally(self, stage: int, variant: Variant) -> _Tally:
+    def tally(self, stage: int, variant: str) -> _Tally:
         self.changed = True
         found = self.tallies.get((stage, variant))
         if found is None:
-            found = self.tallies[stage, str(variant)] = _Tally()
+            found = self.tallies[stage, variant] = _Tally()
         return found
 
     def meets(self, user_id: str, most: int) -> bool:
@@ -139,8 +149,9 @@ class ServedCounts:
     >>> from online_models.contracts.ids import ModelVersion
     >>> counts, movies = ServedCounts(), ModelName("movies")
     >>> route = Route(3, ModelVersion("v1"), ModelVersion("v2"), 500, "salt", rollout_id=7, stage=1, slow_ms=100.0)
+    >>> asked = Assignment(ModelVersion("v2"), Variant.CANARY, 0.05)
     >>> for _ in range(2):
-    ...     counts.add(movies, route, Variant.CANARY, "user", Outcome(False, False, False, 0.2))
+    ...     counts.add(movies, route, asked, "user", Outcome(False, False, False, 0.2))
     >>> said = counts.taken()[movies, RolloutId(7)][1, "canary"]
     >>> (said.requests, said.slow, said.users), counts.taken()
     ((2, 2, 1), {})
@@ -152,19 +163,20 @@ class ServedCounts:
         self._rollouts: dict[ModelName, dict[RolloutId, _Rollout]] = {}
         self._lock = threading.Lock()
 
-    def add(self, model: ModelName, route: Route, variant: Variant, user_id: str, outcome: Outcome) -> None:
+    def add(self, model: ModelName, route: Route, asked: Assignment, user_id: str, outcome: Outcome) -> None:
         """Count a request that asked for a variant's version, under a route that is `in_stage`."""
+        variant = served_arm(asked.version) if asked.variant is Variant.ARM else str(asked.variant)
         with self._lock:
             rollout = self._rollout(model, route)
             first = not route.shadow and rollout.meets(user_id, self._most_users)
             rollout.tally(route.stage, variant).add(outcome, route.slow_ms, first=first)
-        if outcome.error and variant is not Variant.STABLE:
+        if outcome.error and asked.variant is not Variant.STABLE:
             self.news.set()
 
     def add_shadow(self, model: ModelName, route: Route, outcome: Outcome, agreement: Agreement | None) -> None:
         """Count what was scored in the shadow of a request; agreement : None where there was nothing to compare."""
         with self._lock:
-            tally = self._rollout(model, route).tally(route.stage, Variant.CANARY)
+            tally = self._rollout(model, route).tally(route.stage, str(Variant.CANARY))
             tally.add(outcome, route.slow_ms, first=False)
             if agreement is not None:
                 tally.compared += 1
@@ -176,7 +188,7 @@ class ServedCounts:
     def drop_shadow(self, model: ModelName, route: Route) -> None:
         """Count a request in whose shadow there was no time to score."""
         with self._lock:
-            self._rollout(model, route).tally(route.stage, Variant.CANARY).dropped += 1
+            self._rollout(model, route).tally(route.stage, str(Variant.CANARY)).dropped += 1
 
     def taken(self) -> dict[tuple[ModelName, RolloutId], Sums]:
         """The sums of each rollout that has changed since they were last taken."""

@@ -22,7 +22,8 @@ _TOKEN: Final = re.compile(r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\.([1-
 class Session(msgspec.Struct, frozen=True, gc=False):
     """A ranked list, best first, and what its answer said of it; `language_model` names whose scores its items carry.
 
-    arm_propensity : how likely the user was to be in the arm that answered, where users are split and an arm did
+    arm_propensity : how likely the user was to be in their arm, where users are split
+    asked_variant, asked_version : the arm that it counts for where another answered, in a stage that shows arms to people
     """
 
     user_id: UserId
@@ -36,6 +37,8 @@ class Session(msgspec.Struct, frozen=True, gc=False):
     items: list[RankedItem]
     language_model: str | None = None
     arm_propensity: float | None = None
+    asked_variant: Variant | None = None
+    asked_version: str | None = None
 
 
 class PageToken(NamedTuple):

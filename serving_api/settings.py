@@ -1,6 +1,7 @@
 """Settings of the API and of the rollout controller: `[serving]`, environment prefix `PENSTOCK_SERVING_`."""
 
 import os
+from collections.abc import Mapping
 from datetime import timedelta
 from itertools import pairwise
 from typing import ClassVar, Final, Literal, Self
@@ -19,6 +20,15 @@ Mode = Literal["realtime", "hybrid", "precomputed"]
 
 MOST_BATCH_USERS: Final = 10_000
 """Most users that the settings may let one request ask for."""
+
+
+def policy_of(gate: Mapping[str, int | float | str]) -> Policy:
+    """The default policy but for what is given. Raises ValueError for a field that nobody knows, or a value that is none."""
+    unknown = sorted(set(gate) - set(Policy.__struct_fields__))
+    if unknown:
+        known = ", ".join(Policy.__struct_fields__)
+        raise ValueError(f"unknown field `{unknown[0]}`, expected some of {known}")
+    return msgspec.convert(gate, Policy)
 
 
 class ServingSettings(Settings):
@@ -125,8 +135,8 @@ class ServingSettings(Settings):
                 f"stage_min_seconds {self.stage_min_seconds:g} is above stage_max_seconds {self.stage_max_seconds:g}"
             )
         try:
-            msgspec.convert(self.gate, Policy)
-        except msgspec.ValidationError as error:
+            policy_of(self.gate)
+        except ValueError as error:
             raise ValueError(f"gate: {error}") from error
         return self
 
@@ -138,7 +148,7 @@ class ServingSettings(Settings):
     @property
     def policy(self) -> Policy:
         """What the gates of a rollout go by."""
-        return msgspec.convert(self.gate, Policy)
+        return policy_of(self.gate)
 
     @property
     def plan(self) -> Plan:

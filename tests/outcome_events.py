@@ -27,11 +27,16 @@ def shown(
     rollout: int = 0,
     stage: int = -1,
     variant: FeatureValue = "stable",
+    asked: Mapping[str, FeatureValue] | None = None,
     scores: Mapping[str, FeatureValue] | None = None,
     scored_by: FeatureValue | None = None,
 ) -> list[Outcome]:
-    """One answer of the API. scores : what its language model said of items; scored_by : its version, where that is told"""
-    features: dict[str, FeatureValue] = {"stage": float(stage), "variant": variant}
+    """One answer of the API.
+
+    asked : features in the place of those of stage and variant, or beside them
+    scores : what its language model said of items; scored_by : its version, where that is told
+    """
+    features: dict[str, FeatureValue] = {"stage": float(stage), "variant": variant, **(asked or {})}
     whose: dict[str, FeatureValue] = {} if scored_by is None else {"llm_version": scored_by}
     said = {item: {"llm_score": score, **whose} for item, score in (scores or {}).items()}
     return [
@@ -53,6 +58,22 @@ def shown(
         )
         for item in items
     ]
+
+
+def stand_in(
+    request: str,
+    ts_ms: int,
+    *,
+    user: str,
+    asked: str,
+    version: ModelVersion,
+    by: ModelVersion | None = None,
+    rollout: int = 7,
+    stage: int = 1,
+) -> list[Outcome]:
+    """An answer that another gave in the place of the version of the user's arm. by : which, None for popularity"""
+    said: dict[str, FeatureValue] = {"asked_variant": asked, "asked_version": version}
+    return shown(request, ts_ms, user=user, version=by, rollout=rollout, stage=stage, variant="fallback", asked=said)
 
 
 def taken(request: str, ts_ms: int, item: str = "a", kind: EventType = EventType.CLICK) -> list[Outcome]:

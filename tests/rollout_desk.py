@@ -128,8 +128,11 @@ class Desk:
         grouped = np.stack([spread(count) for count in (users, hits, users, hits)]).astype("<u4")
         self.windows.put_grouped_counts([GroupedCounts(*key, variant, start, grouped.tobytes())])
 
-    def serve(self, variant: str, requests: int, errors: int = 0) -> None:
-        """What a reader would count of one variant's requests in the present stage, beside what it has counted before."""
+    def serve(self, variant: str, requests: int, errors: int = 0, cold: int = 0) -> None:
+        """What a reader would count of one variant's requests in the present stage, beside what it has counted before.
+
+        cold : of people of whom nothing is known, whom popularity answers
+        """
         rollout = self.latest()
         if self._served_of != rollout.id:
             self._served, self._served_of = {}, rollout.id
@@ -140,6 +143,9 @@ class Desk:
             errors=before.errors + errors,
             users=before.users + requests,
             user_errors=before.user_errors + errors,
+            fallbacks=before.fallbacks + errors + cold,
+            user_fallbacks=before.user_fallbacks + errors + cold,
+            stood_in=before.stood_in + errors,
             latency=(before.latency[0] + requests, *[0] * len(LATENCY_EDGES_MS)),
             compared=before.compared + (requests - errors if variant == "canary" and not rollout.weight_bp else 0),
         )

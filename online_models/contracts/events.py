@@ -255,9 +255,17 @@ LANGUAGE_VERSION_FEATURE = "llm_version"
 """Feature beside it that tells whose score it is: the version that the language model was trained for, see
 `Manifest.language_model`. An impression of an earlier release has none."""
 
+STAGE_FEATURE, WEIGHT_FEATURE, VARIANT_FEATURE = "stage", "weight_bp", "variant"
+"""Features of an impression that tell where its model's rollout stood, and who answered: an arm, or `fallback`."""
+
+ASKED_VARIANT_FEATURE, ASKED_VERSION_FEATURE = "asked_variant", "asked_version"
+"""Features of an impression that tell which arm its user is in, and the version of that arm; there in a stage that shows people
+the canary where another answered. The request counts for this arm all the same: arms differ in whom they can answer, and only
+all of an arm's people are a fair sample."""
+
 ARM_PROPENSITY_FEATURE = "arm_propensity"
-"""Feature of an impression that tells how likely its user was to be in the arm that answered; there while a rollout or a bandit
-splits users, and an arm answered."""
+"""Feature of an impression that tells how likely its user was to be in their arm; there while a rollout or a bandit splits
+users, whoever answered."""
 
 SHADOW_VERSION_FEATURE = "shadow_version"
 """Feature of an impression that tells which version was scored in the shadow for the same user, history and time."""
@@ -265,6 +273,14 @@ SHADOW_VERSION_FEATURE = "shadow_version"
 SHADOW_PLACE_FEATURE = "shadow_place"
 """Feature beside it that tells where that version's list has the item, from 0; absent where a list of three times as many items
 has not."""
+
+API_FEATURES: frozenset[str] = frozenset(
+    {
+        *(STAGE_FEATURE, WEIGHT_FEATURE, VARIANT_FEATURE, ASKED_VARIANT_FEATURE, ASKED_VERSION_FEATURE),
+        *(ARM_PROPENSITY_FEATURE, SHADOW_VERSION_FEATURE, SHADOW_PLACE_FEATURE),
+    }
+)
+"""Features of impressions that rollouts are judged by: the API's own, which it takes from nobody else."""
 
 
 class Item(msgspec.Struct, frozen=True, omit_defaults=True):

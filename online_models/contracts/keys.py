@@ -108,7 +108,7 @@ def applied_position(model: ModelName, run_id: str, source: str) -> str:
 
 
 def route(model: ModelName) -> str:
-    """Hash {epoch, document}: JSON `Route`, replaced only by a larger epoch (Lua). Writer: the rollout controller."""
+    """Hash {epoch, document}: JSON `Route`, never replaced by one of a smaller epoch (Lua). Writers: controller, operators."""
     return f"m:{{{model}}}:route"
 
 
@@ -124,6 +124,6 @@ def readers(model: ModelName) -> str:
 
 
 def served(model: ModelName, rollout_id: RolloutId) -> str:
-    """Hash {reader}|{stage}|{variant} -> JSON `Served`, sums since that reader began. TTL 30 days. Writer: each reader its own
-    fields."""
+    """Hash {reader}|{stage}|{variant} -> JSON `Served`, sums since that reader began; a bandit's arms each under `served_arm`.
+    TTL 30 days. Writer: each reader its own fields."""
     return f"m:{{{model}}}:served:{rollout_id}"

@@ -1,7 +1,8 @@
 """Rollouts: how a candidate version reaches users in stages, what it is asked for on the way, and the counts it is judged by.
 
 - The PostgreSQL row is the truth; the route document in Redis is its projection, larger epoch wins.
-- A rollout carries its own plan: settings that change do not change what is under way.
+- A rollout carries its own plan: settings that change do not change what is under way. Of a later release's plan the fields that
+  are not known are left out, as of every contract; who lets people write one refuses them.
 - Counts are kept per (rollout, stage, version, variant) and never pooled across stages.
 """
 
@@ -63,14 +64,15 @@ class WhenOverdue(enum.StrEnum):
     ROLL_BACK = "roll_back"
 
 
-class Stage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Stage(msgspec.Struct, frozen=True):
     """One step of a rollout.
 
     weight_bp : share of users on the canary
     shadow : the canary is scored on live requests and never shown; the weight is 0
     min_users, min_stable_users : users of each arm in this stage before it may pass; of a shadow stage, scored requests
     min_seconds : shortest duration; max_seconds : after this the rollout is overdue
-    margin : relative loss that must be excluded before the weight rises further; None asks for no such proof
+    margin : relative loss that must be excluded before the weight rises further; None, of a shadow and of an experiment, asks for
+        no such proof
     """
 
     weight_bp: int
@@ -91,12 +93,14 @@ class Stage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError(f"margin: expected within (0, 1), got {self.margin}")
 
 
-class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Policy(msgspec.Struct, frozen=True):
     """What counts as harm and as good enough, and how often the gates may be wrong.
 
-    The probabilities of ever rolling back a candidate that is no worse add up to `alpha`, however often the gates look:
-    harm_alpha for the outcomes of first exposures, collapse_alpha for a fall of the metric below `collapse_ratio` of stable's,
-    guardrail_alpha for the guardrails together.
+    The error probabilities of the tests, that they ever roll back a candidate that is no worse, add up to `alpha`, however often
+    the gates look: harm_alpha for the outcomes of first exposures, collapse_alpha for a fall of the metric below `collapse_ratio`
+    of stable's, guardrail_alpha for the guardrails together. The coverage and the breakers are thresholds without a probability,
+    and so is a refused artifact: what they roll back comes on top. The interval behind a collapse is an asymptotic one; in a
+    shadow, and where users are met by several readers, the unit of a guardrail is not a user, see `analysis.guardrails`.
 
     metric : what the margin, and a collapse, are about
     margin : relative loss that may not be excluded at the end, and that times the share of users on the way
@@ -106,7 +110,8 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     coverage_ratio : share of stable's effective number of items that the canary shows at least, from `coverage_users` on
     slow_ms : an answer that takes longer is slow
     breaker_requests : of the last `breaker_seconds`, before a breaker may trip; p99 asks for ten times as many
-    max_error_rate, max_empty_rate, max_fallback_rate, max_p99_ms : what the breakers allow the canary
+    max_error_rate, max_empty_rate, max_p99_ms : what the breakers allow the canary; max_fallback_rate : of answers in which
+        another stood in for it
     """
 
     metric: Metric = Metric.HIT_RATE
@@ -146,11 +151,12 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def alpha(self) -> float:
-        """Probability of ever rolling back a candidate that is no worse, by whatever test."""
+        """Bound on the probability that the tests, of harm, of a collapse and of the guardrails, ever roll back a candidate that
+        is no worse; thresholds, which are coverage and the breakers, are not in it."""
         return self.harm_alpha + self.collapse_alpha + self.guardrail_alpha
 
 
-class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Plan(msgspec.Struct, frozen=True):
     """The stages of a rollout, in their order, and what it is judged by."""
 
     stages: tuple[Stage, ...] = ()
@@ -227,13 +233,17 @@ class Route(msgspec.Struct, frozen=True):
 
 
 class VariantWindow(msgspec.Struct, frozen=True):
-    """What one version did in one event-time window of one stage, as one variant.
+    """What was shown to the users of one version and variant in one event-time window of one stage, and what became of it.
+
+    Within a rollout these are all requests of the arm's users, whoever answered them (intention to treat): an arm that can answer
+    fewer people, or fails, keeps their trials. Outside of one they are those that the version answered.
 
     users : users first exposed in this rollout in this window; successes : those of them who clicked or consumed
     what that first request showed. The unit of every verdict is a user's first exposure. Outside a rollout the first
     request of a user's day (UTC) takes its place.
     requests, hits, impressions, clicks : all traffic, for display and for hit rate and CTR.
-    variant : `stable`, `canary`, `arm` of a bandit, or `fallback`; empty in rows of before there were variants
+    variant : `stable`, `canary`, `arm` of a bandit; outside of rollouts, and in rows of earlier releases, also `fallback`; empty
+        in rows of before there were variants
     stage_users : users whose first request of this stage is in this window
     first_items : items that first exposures showed; repeats : ordered pairs among them, over all windows of this stage
         before and in this window, that are the same item to two users and that this window completes
@@ -259,7 +269,8 @@ class VariantWindow(msgspec.Struct, frozen=True):
 
 
 class GroupedCounts(msgspec.Struct, frozen=True):
-    """What one version did in one stage of one rollout by group of users, summed up since a run of the flow began to count it.
+    """What `VariantWindow` counts of one version in one stage of one rollout, by group of users; sums since a run of the flow
+    began to count it.
 
     since_ms : event time of the first request counted, which tells the sums of one run from those of another
     counts : uint32 (4, GROUPS) little-endian, of requests, hits, impressions and clicks
@@ -291,10 +302,13 @@ class StageCounts(msgspec.Struct, frozen=True):
 class Served(msgspec.Struct, frozen=True):
     """What requests of one variant in one stage of one rollout came to, as a reader counts them; sums since it began.
 
+    Variants are `stable`, `canary`, and of a bandit `served_arm` of each version but the stable one.
+
     requests : asked of the variant's version, shown or in the shadow; errors : those it could not answer, so that another did
     empty : answers without an item; fallbacks : those of popularity, or of a version that stands in; slow : above `slow_ms`
+    stood_in : fallbacks because the variant's version was not held or raised; the others are of users that it knows nothing of
     users, user_errors, user_empty, user_fallbacks, user_slow : the same of each user's first request in the rollout here
-    latency : requests by bucket of `LATENCY_EDGES_MS`
+    latency : requests by bucket of `LATENCY_EDGES_MS`, of the whole answer; of a shadow, CPU time of its ranking
     compared : shadow requests whose list was compared with the one shown; overlap : sum of the shares of its items that the
         shadow's list has too; first_same : how often both began with the same item; dropped : those for which there was no time
     """
@@ -314,6 +328,16 @@ class Served(msgspec.Struct, frozen=True):
     overlap: float = 0.0
     first_same: int = 0
     dropped: int = 0
+    stood_in: int = 0
+
+
+def served_arm(version: ModelVersion) -> str:
+    """The variant that readers count the requests of a bandit's arm under: `arm` alone would be all arms together.
+
+    >>> served_arm(ModelVersion("v3"))
+    'arm:v3'
+    """
+    return f"arm:{version}"
 
 
 class ReaderStatus(msgspec.Struct, frozen=True):

@@ -3,7 +3,7 @@
 - An impression is taken by an answer (click, watch, purchase) to its own request, or by one of the same user on the same item
   soon after it, as in training.
 - A log is at-least-once: an event that comes twice counts once.
-- An impression without a request or a position belongs to no list; it is counted and left out.
+- An impression without a request, or without a position that a list can have, belongs to no list; it is counted and left out.
 """
 
 from collections import defaultdict
@@ -24,6 +24,9 @@ I64 = npt.NDArray[np.int64]
 ANSWERS: Final = (EventType.CLICK, EventType.WATCH, EventType.PURCHASE)
 ATTRIBUTION_MS: Final = 1_800_000
 NOWHERE: Final = -1
+
+MOST_PLACES: Final = 65_536
+"""No list is longer: a position or a place from here on is none, and no column grows to its size."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +88,7 @@ class _Reading:
             self._show(event, ts_ms)
 
     def _show(self, event: Event, ts_ms: int) -> None:
-        if event.request_id is None or event.position is None or event.position < 0:
+        if event.request_id is None or event.position is None or not 0 <= event.position < MOST_PLACES:
             self.listless += 1
             return
         said = event.features or {}
@@ -99,7 +102,7 @@ class _Reading:
                 event.position,
                 ts_ms,
                 _code(self.versions, shadow) if isinstance(shadow, str) else NOWHERE,
-                int(place) if isinstance(place, float) and place.is_integer() else NOWHERE,
+                int(place) if isinstance(place, float) and _is_place(place) else NOWHERE,
             )
         )
         self.propensity.append(np.nan if event.propensity is None else event.propensity)
@@ -148,6 +151,10 @@ def read_shown(paths: Iterable[Path], domain: str | None = None, attribution_ms:
         if domain is None or event.domain == domain:
             reading.add(event, ts_ms)
     return reading.shown(attribution_ms, refused)
+
+
+def _is_place(told: float) -> bool:
+    return 0 <= told < MOST_PLACES and told.is_integer()
 
 
 def _code(codes: dict[str, int], name: str) -> int:

@@ -8,7 +8,7 @@
 import msgspec
 
 from online_models.contracts.rollouts import Rollout
-from online_models.errors import RequestReused
+from online_models.errors import RequestReused, StoreError
 from online_models.rollout_store import Act
 from online_models.stores.postgres import Cursor, query
 
@@ -24,7 +24,12 @@ def answered(cursor: Cursor, actor: str, request: tuple[str, str] | None) -> Rol
         return None
     if row[0] != fingerprint:
         raise _reused(key, actor)
-    return msgspec.json.decode(row[1], type=Rollout)
+    try:
+        return msgspec.json.decode(row[1], type=Rollout)
+    except msgspec.DecodeError as error:
+        raise StoreError(
+            f"idempotency key {key!r} of {actor}: expected a rollout as its answer, got {error}"
+        ) from error
 
 
 def note_answer(cursor: Cursor, act: Act, rollout: Rollout) -> None:

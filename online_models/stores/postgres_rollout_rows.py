@@ -6,31 +6,46 @@
 - All of it is done in the caller's transaction, which holds the lock of the model's champion.
 """
 
+import logging
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
-from online_models.contracts.ids import ModelVersion
+from online_models.contracts.ids import Epoch, ModelName, ModelVersion
 from online_models.contracts.registry import Alias, Happening
-from online_models.contracts.rollouts import Arm, Kind, Phase, Plan, Rollout, RolloutEvent
+from online_models.contracts.rollouts import OPEN_PHASES, Arm, Kind, Phase, Plan, Rollout, RolloutEvent
 from online_models.errors import StaleEpoch, StoreError
 from online_models.rollout_store import Act, NewRollout
 from online_models.stores.postgres import Cursor, query
 from online_models.stores.postgres_registry import record_event
 
+log: Final = logging.getLogger(__name__)
+
+EPOCHS_STRIDE: Final = 1_000
+"""More epochs than are drawn during one statement."""
+
+EPOCHS_END: Final = 2**53 - 2 * EPOCHS_STRIDE
+"""Route documents are compared by epochs in Lua, whose numbers are exact up to 2^53."""
+
 
 def rollout_of(row: tuple[Any, ...]) -> Rollout:
-    """A rollout from its row. Raises StoreError when its plan or its arms cannot be read."""
+    """A rollout from its row. One whose plan or arms cannot be read has none: it can still be ended. Raises StoreError when its
+    phase or kind is none."""
     rollout_id, model, stable, canary, phase, stage, weight_bp, epoch, salt, created_at, since, kind, plan, arms = row
+    known: tuple[Plan, tuple[Arm, ...]]
     try:
         known = msgspec.json.decode(plan, type=Plan), msgspec.json.decode(arms, type=tuple[Arm, ...])
     except msgspec.DecodeError as error:
-        raise StoreError(f"rollout {rollout_id} of {model!r}: expected a plan and arms, got {error}") from error
-    return Rollout(
-        rollout_id, model, stable, canary, Phase(phase), stage, weight_bp, epoch, salt, created_at, since,
-        Kind(kind), *known,
-    )  # fmt: skip
+        log.error("plan_not_read model=%s rollout=%d error=%s", model, rollout_id, error)
+        known = Plan(), ()
+    try:
+        return Rollout(
+            rollout_id, model, stable, canary, Phase(phase), stage, weight_bp, epoch, salt, created_at, since,
+            Kind(kind), *known,
+        )  # fmt: skip
+    except ValueError as error:
+        raise StoreError(f"rollout {rollout_id} of {model!r}: {error}") from error
 
 
 def event_of(row: tuple[Any, ...]) -> RolloutEvent:
@@ -62,6 +77,18 @@ def update(cursor: Cursor, old: Rollout, new: Rollout) -> Rollout:
     if row is None:
         raise StaleEpoch(f"rollout {old.id} of {old.model!r}: expected it open at epoch {old.epoch}, it moved on")
     return rollout_of(row)
+
+
+def overtake(cursor: Cursor, model: ModelName, latest: Rollout | None, epoch: Epoch, act: Act) -> None:
+    """Give a model's open rollout, or else its champion, an epoch above one. Raises StoreError when there is none."""
+    if epoch >= EPOCHS_END:
+        raise StoreError(f"{model}: expected an epoch below {EPOCHS_END} to be above of, got {epoch}")
+    cursor.execute(query("lock_epochs"))
+    cursor.execute(query("raise_epochs"), {"above": epoch, "stride": EPOCHS_STRIDE})
+    if latest is not None and latest.phase in OPEN_PHASES:
+        audit(cursor, latest, update(cursor, latest, latest), act)
+    else:
+        cursor.execute(query("restamp_champion"), {"model": model})
 
 
 def challenge(cursor: Cursor, rollout: Rollout, actor: str) -> None:

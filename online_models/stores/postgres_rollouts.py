@@ -43,11 +43,15 @@ class PostgresRollouts:
 
     def open_rollout(self, model: ModelName) -> Rollout | None:
         """The model's rollout that is not final."""
-        return self._read(lambda cursor: _open_rollout(cursor, model))
+        return self._one("select_open_rollout", {"model": model})
 
     def latest(self, model: ModelName) -> Rollout | None:
         """The model's youngest rollout, open or final."""
         return self._one("select_latest_rollout", {"model": model})
+
+    def last_promotion(self, model: ModelName) -> Rollout | None:
+        """The rollout by which the champion became that, of kind `canary` or `rollback`; None of one that was adopted."""
+        return self._one("select_last_promotion", {"model": model})
 
     def rollout(self, model: ModelName, rollout_id: RolloutId) -> Rollout | None:
         """One rollout of the model."""
@@ -182,7 +186,14 @@ class PostgresRollouts:
 
         return self._change(old.model, act, move)
 
-    def restore(self, model: ModelName, version: ModelVersion, champion_epoch: Epoch, act: Act) -> Rollout:
+    def restore(
+        self,
+        model: ModelName,
+        version: ModelVersion,
+        champion_epoch: Epoch,
+        act: Act,
+        rollout_epoch: Epoch | None = None,
+    ) -> Rollout:
         """Make a retained version the champion at once; an open rollout is aborted.
 
         Returns a rollout of kind `rollback` in its final phase, whose epoch is the champion's.
@@ -190,7 +201,8 @@ class PostgresRollouts:
         Raises
         ------
         StaleEpoch
-            When the champion is not the one of that epoch, or is that version.
+            When the champion is not the one of that epoch, or is that version, or the youngest rollout is not at
+            `rollout_epoch`, where one is given.
         StoreError
             When the version is not registered, or its artifact is collected.
         RequestReused
@@ -203,6 +215,12 @@ class PostgresRollouts:
                 raise StaleEpoch(
                     f"{model}: expected a champion of epoch {champion_epoch} other than {version}, found {found}"
                 )
+            latest = _first(cursor, "select_latest_rollout", model)
+            if rollout_epoch is not None and (latest is None or latest.epoch != rollout_epoch):
+                raise StaleEpoch(
+                    f"{model}: expected its youngest rollout at epoch {rollout_epoch}, found "
+                    f"{latest.epoch if latest else None}"
+                )
             refuse_unkept(cursor, model, version)
             _abort_open(cursor, model, version, act)
             back = NewRollout(model, champion, version, Plan(), Kind.ROLLBACK, automatic=False)
@@ -214,6 +232,26 @@ class PostgresRollouts:
             return rollout
 
         return self._change(model, act, restored)
+
+    def overtake(self, model: ModelName, epoch: Epoch, act: Act) -> None:
+        """Give the open rollout, or without one the champion, an epoch above one that this database has not given.
+
+        Idempotent: nothing where what stands has a larger epoch already.
+
+        Raises
+        ------
+        StoreError
+            When there is nothing above that epoch.
+        """
+
+        def work(cursor: Cursor) -> None:
+            lock_champion(cursor, model)
+            champion, latest = _champion(cursor, model), _first(cursor, "select_latest_rollout", model)
+            known = max(champion[1] if champion else epoch, latest.epoch if latest else epoch)
+            if known <= epoch:
+                rows.overtake(cursor, model, latest, epoch, act)
+
+        self._database.run(work, idempotent=True)
 
     def _change(self, model: ModelName, act: Act, make: Callable[[Cursor, ModelVersion | None], Rollout]) -> Rollout:
         """What `make` does with a model whose champion is locked and told to it; done once for each idempotency key."""
@@ -250,8 +288,8 @@ class PostgresRollouts:
         return self._read(work)
 
 
-def _open_rollout(cursor: Cursor, model: ModelName) -> Rollout | None:
-    cursor.execute(query("select_open_rollout"), {"model": model})
+def _first(cursor: Cursor, name: str, model: ModelName) -> Rollout | None:
+    cursor.execute(query(name), {"model": model})
     row = cursor.fetchone()
     return None if row is None else rows.rollout_of(row)
 
@@ -263,7 +301,7 @@ def _champion(cursor: Cursor, model: ModelName) -> tuple[ModelVersion, Epoch] | 
 
 
 def _abort_open(cursor: Cursor, model: ModelName, version: ModelVersion, act: Act) -> None:
-    old = _open_rollout(cursor, model)
+    old = _first(cursor, "select_open_rollout", model)
     if old is None:
         return
     aborted = rows.update(cursor, old, replace(old, phase=Phase.ABORTED, weight_bp=0))

@@ -565,6 +565,18 @@ RETURNING epoch;
 -- Serialise what changes a model's champion or rollouts: epochs are then drawn in the order in which they become visible.
 SELECT version FROM model_aliases WHERE model = %(model)s AND alias = 'champion' FOR UPDATE;
 
+-- name: lock_epochs
+-- Have those who raise epochs come one after the other.
+SELECT pg_advisory_xact_lock(hashtextextended('penstock.epoch', 0));
+
+-- name: raise_epochs
+-- Have the next epoch be above one; by a stride, for epochs are being drawn meanwhile, and none may be drawn twice.
+SELECT setval('epoch', %(above)s + %(stride)s) FROM epoch WHERE last_value <= %(above)s;
+
+-- name: restamp_champion
+-- Give the champion a fresh epoch; it stays what it is, since when it is.
+UPDATE model_aliases SET epoch = nextval('epoch') WHERE model = %(model)s AND alias = 'champion';
+
 -- name: select_aliases
 -- Where the aliases of a model point.
 SELECT alias, version, epoch, updated_at FROM model_aliases WHERE model = %(model)s ORDER BY alias;
@@ -593,6 +605,13 @@ SELECT
     id, model, stable, canary, phase, stage, weight_bp, epoch, salt, created_at, stage_started_at,
     kind, plan::text, arms::text
 FROM rollouts WHERE model = %(model)s ORDER BY id DESC LIMIT 1;
+
+-- name: select_last_promotion
+-- The rollout by which the model's champion became that: its youngest promotion, or return to a version of before.
+SELECT
+    id, model, stable, canary, phase, stage, weight_bp, epoch, salt, created_at, stage_started_at,
+    kind, plan::text, arms::text
+FROM rollouts WHERE model = %(model)s AND phase = 'promoted' ORDER BY id DESC LIMIT 1;
 
 -- name: select_rollout
 -- One rollout of a model.

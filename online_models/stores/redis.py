@@ -24,7 +24,7 @@ from redis.retry import Retry
 
 from online_models import history
 from online_models.contracts import keys
-from online_models.contracts.ids import ItemId, ModelName, ModelVersion, RolloutId, UserId
+from online_models.contracts.ids import Epoch, ItemId, ModelName, ModelVersion, RolloutId, UserId
 from online_models.contracts.rollouts import ReaderStatus, Route, Served
 from online_models.errors import StoreError, StoreUnavailable
 from online_models.history import UserHistory
@@ -262,14 +262,23 @@ class RedisRoutes:
 
     def __init__(self, client: redis.Redis) -> None:
         self._client = client
+        self._unreadable: set[tuple[str, bytes]] = set()
 
     def route(self, model: ModelName) -> Route | None:
         """The current document. Raises StoreError when it cannot be read."""
         raw = _call(self._client, "HGET", keys.route(model), "document")
         return None if raw is None else _decoded(raw, Route, keys.route(model))
 
+    def route_epoch(self, model: ModelName) -> Epoch | None:
+        """The epoch of the document, which itself may be torn. Raises StoreError when it is no number."""
+        raw = _call(self._client, "HGET", keys.route(model), "epoch")
+        try:
+            return None if raw is None else Epoch(int(raw))
+        except ValueError as error:
+            raise StoreError(f"{keys.route(model)}: expected an epoch: {error}") from error
+
     def put_route(self, model: ModelName, route: Route) -> bool:
-        """Replace the document if the epoch is larger (compare-and-set by Lua); False when it was not."""
+        """Write the document unless there is one of a larger epoch (compare-and-set by Lua); False when there is. Idempotent."""
         script = self._client.register_script(_route_script())
         with translated():
             return bool(script(keys=[keys.route(model)], args=[route.epoch, msgspec.json.encode(route)]))
@@ -313,12 +322,11 @@ class RedisRoutes:
             pipe.execute()
 
     def served(self, model: ModelName, rollout_id: RolloutId) -> dict[tuple[int, str], Served]:
-        """What all readers, living and gone, have said of a rollout, summed up by stage and variant. Raises StoreError when
-        that is torn."""
+        """What all readers, living and gone, have said of a rollout, summed up by stage and variant; less what is torn."""
         key = keys.served(model, rollout_id)
         with translated():
             fields: Mapping[bytes, bytes] = self._client.hgetall(key)  # type: ignore[assignment]
-        return redis_served.summed(fields, key)
+        return redis_served.summed(fields, key, self._unreadable)
 
 
 @functools.cache

@@ -11,7 +11,8 @@ The keys are stable; every number is finite, None is "not known":
                              whether there is enough for the bounds; groups, canary_hits, stable_hits
     collapse                 upper: bound on the lift; limit: below it the rollout fails
     guardrails               name -> state (clean, failed, no data); canary, stable: rates, of coverage effective items;
-                             canary_of, stable_of: users, in the shadow requests; log_e, log_e_limit, None of coverage
+                             canary_of, stable_of: users' first requests, each reader counting its own, in the shadow all
+                             requests; log_e, log_e_limit, None of coverage, which is a threshold
     users                    canary, stable: users of the current stage; canary_needed, stable_needed
     served                   canary, stable: requests of the current stage as readers count them
     missing                  what the stage still waits for, in words

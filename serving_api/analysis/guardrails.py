@@ -1,7 +1,11 @@
 """Guardrails: errors, empty, fallback and slow answers of the canary beside stable's, and how many items it shows.
 
-- The unit is a user's first request in the rollout: one heavy user is one user. In a shadow stage, where the canary scores
-  requests of stable's users and shows nothing, it is the request; there a guardrail is a strong hint, not a bounded error.
+- The unit is a user's first request in the rollout that a reader has seen: one heavy user counts once per reader, and again
+  after it has been started anew. Among many readers, where users come back, the error may so be above its share of
+  `guardrail_alpha`.
+- In a shadow stage, where the canary scores requests of stable's users and shows nothing, the unit is the request; there a
+  guardrail is a strong hint, not a bounded error. Its latency is CPU time of the ranking and stable's that of whole answers:
+  they are not compared.
 - Too many is more than `guardrail_ratio` times stable's rate and more than `guardrail_floor`: two e-values, the smaller counts.
 - The canary's share of the users is the weight or what the readers counted, whichever is larger. The e-value falls as the share
   grows, so it keeps its error where the weight is right, and a split gone wrong makes no clean canary look bad.
@@ -22,7 +26,10 @@ from serving_api.analysis.e_values import log_above, log_excess, log_limit
 from serving_api.analysis.tallies import F64, I64, StageTally, shares
 
 NAMES: Final = ("errors", "empty", "fallbacks", "slow")
-"""Each has a quarter of `guardrail_alpha`. A shadow has no fallbacks."""
+"""Each has a quarter of `guardrail_alpha`."""
+
+OF_SHADOWS: Final = ("errors", "empty")
+"""Nobody falls back in a shadow, and how long it takes is no answer's latency."""
 
 COVERAGE: Final = "coverage"
 
@@ -68,7 +75,7 @@ def guardrails(tallies: Sequence[StageTally], policy: Policy) -> list[Guardrail]
     """All guardrails of a rollout's stages so far: of the current stage alone while it is a shadow."""
     current = tallies[-1]
     if current.weight_bp == 0:
-        return [_of_requests(name, current, policy) for name in NAMES if name != "fallbacks"]
+        return [_of_requests(name, current, policy) for name in OF_SHADOWS]
     shown = [tally for tally in tallies if tally.compares]
     return [*(_of_users(name, shown, policy) for name in NAMES), coverage(shown, policy)]
 

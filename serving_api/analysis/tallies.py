@@ -97,6 +97,7 @@ def _wrong_served(served: Served) -> str | None:
     of_users = [(f"user_{name}", getattr(served, f"user_{name}")) for name, _ in of_requests]
     return _first_more(
         [(name, count, "requests", served.requests) for name, count in of_requests]
+        + [("stood_in", served.stood_in, "fallbacks", served.fallbacks)]
         + [(name, count, "users", served.users) for name, count in of_users]
     )
 

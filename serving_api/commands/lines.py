@@ -17,7 +17,9 @@ from serving_api.rollout_schemas import (
 )
 
 _COUNTS: Final = ("stage", "variant", "version", "users", "successes", "requests", "hits", "impressions", "clicks")
-_SERVED: Final = ("stage", "variant", "requests", "errors", "empty", "fallbacks", "slow", "compared", "dropped")
+_SERVED: Final = (
+    "stage", "variant", "requests", "errors", "empty", "fallbacks", "stood_in", "slow", "compared", "dropped",
+)  # fmt: skip
 _STAGES: Final = ("stage", "weight", "users", "on the canary", "days", "limited by")
 _EVENTS: Final = ("rollout", "when", "epoch", "phase", "stage", "weight", "who", "why")
 
@@ -110,6 +112,11 @@ class _Users(msgspec.Struct, frozen=True):
     stable_needed: int = 0
 
 
+class _Served(msgspec.Struct, frozen=True):
+    canary: int = 0
+    stable: int = 0
+
+
 class _Lift(msgspec.Struct, frozen=True):
     metric: str = ""
     value: float | None = None
@@ -128,7 +135,9 @@ class _Evidence(msgspec.Struct, frozen=True):
 
     log_e: float | None = None
     log_e_limit: float | None = None
+    weight_bp: int | None = None
     users: _Users = _Users()
+    served: _Served = _Served()
     split: _Test = _Test()
     lift: _Lift = _Lift()
     collapse: _Collapse = _Collapse()
@@ -140,8 +149,13 @@ def _gates(evidence: Mapping[str, object]) -> list[str]:
     told = msgspec.convert(evidence, _Evidence)
     users, lift = told.users, told.lift
     asked = "" if lift.lowest_allowed is None else f", asked is above {_percent(lift.lowest_allowed)}"
+    shadow = told.weight_bp == 0
+    have = told.served if shadow else users
     rows = [
-        ("users", f"canary {users.canary} of {users.canary_needed}, stable {users.stable} of {users.stable_needed}"),
+        (
+            "requests" if shadow else "users",
+            f"canary {have.canary} of {users.canary_needed}, stable {have.stable} of {users.stable_needed}",
+        ),
         ("harm", _against(_Test(told.log_e, told.log_e_limit))),
         ("lift", f"{lift.metric} {_percent(lift.value)}, {_percent(lift.lower)} to {_percent(lift.upper)}{asked}"),
         ("collapse", f"at most {_percent(told.collapse.upper)}, fails below {_percent(told.collapse.limit)}"),

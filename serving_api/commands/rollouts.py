@@ -5,6 +5,7 @@
 """
 
 import argparse
+import logging
 import sys
 from collections.abc import Callable
 from contextlib import closing
@@ -63,7 +64,12 @@ def add_rollout_commands(parser: argparse.ArgumentParser) -> None:
         order.add_argument("--reason", required=True, help="why, for the audit trail")
         order.set_defaults(ask=ask_order, lines=order_lines)
     back = _command(commands, "rollback", "return to a version of before at once (operator; approver)", _BACK)
-    back.add_argument("--to", default="previous", metavar="VERSION", help="a retained version (default: previous)")
+    back.add_argument(
+        "--to",
+        default="previous",
+        metavar="VERSION",
+        help="a retained version (default: previous, the one that the last promotion replaced)",
+    )
     back.add_argument("--reason", required=True, help="why, for the audit trail")
     back.set_defaults(ask=ask_rollback, lines=order_lines)
     history = _command(commands, "history", "the last rollouts, and who did what to them (viewer)", " --limit 5")
@@ -77,7 +83,12 @@ Commands = argparse._SubParsersAction
 
 
 def _add_start(commands: "Commands[argparse.ArgumentParser]") -> None:
-    start = _command(commands, "start", "begin a canary or an experiment (operator)", ' --canary v12 --reason "a try"')
+    start = _command(
+        commands,
+        "start",
+        "begin a canary or an experiment (operator; with --stages or --gate approver)",
+        ' --canary v12 --reason "a try"',
+    )
     start.add_argument("--kind", choices=("canary", "ab", "aa", "bandit"), default="canary", help="(default: canary)")
     start.add_argument("--canary", metavar="VERSION", help="(default: the youngest candidate)")
     start.add_argument("--arms", nargs="+", metavar="VERSION", help="of a bandit, the champion among them")
@@ -104,6 +115,7 @@ def _command(
 
 def run_rollout_command(options: argparse.Namespace, api_key: str, new_id: Callable[[], str]) -> int:
     """Ask, and print the answer. Raises SettingsError when the key or the URL is none."""
+    logging.getLogger("httpx").setLevel(logging.WARNING)
     ask: Callable[[argparse.Namespace, Console], bytes | Failure] = options.ask
     key = api_key if options.key_file is None else _key_in(options.key_file)
     with closing(RolloutClient(options.url, key)) as client:

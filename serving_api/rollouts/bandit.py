@@ -2,13 +2,14 @@
 
 - An arm's rate has a Beta posterior. Windows count for less the older they are, so that it follows a world that drifts.
 - Arms are compared over the same mix of windows: summed up, an arm that grew while everybody took more would seem the better one.
+- An arm that no window tells of any more is held at the floor, so that the others go on to be compared without it.
 - Users come back, so that requests say less than as many coins would: counts are divided by the design effect.
 - Each arm keeps a floor of users: it can be seen to become better, and every logged choice keeps a known probability above 0.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 import numpy as np
@@ -22,6 +23,9 @@ DRAWS: Final = 20_000
 """Of the joint posterior, for one set of weights: a probability of being best is known to 0.004."""
 
 ARM_VARIANTS: Final = ("stable", "arm")
+
+MISSED_REQUESTS: Final = 20
+"""An arm that should have had so many since its last window, at the floor's share of them all, does not answer any more."""
 
 FEWEST_GROUPS: Final = 8
 """Groups of users with trials below which nothing is said about how much they differ."""
@@ -54,10 +58,11 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class Learned:
-    """New weights, and what they follow from, ready for JSON."""
+    """New weights, and what they follow from, ready for JSON; silent : what there is to say of arms held at the floor."""
 
     arms: tuple[Arm, ...]
     evidence: dict[str, object]
+    silent: tuple[str, ...] = ()
 
 
 def learn(
@@ -72,28 +77,62 @@ def learn(
 
     windows : of the rollout, in any order; grouped : counts by group of users (4, GROUPS) of each version
     """
-    versions = [arm.version for arm in arms]
+    mute = silent(windows, [arm.version for arm in arms], metric, sampling)
+    versions = [arm.version for arm in arms if arm.version not in mute]
+    if not versions:
+        return "; ".join(mute.values())
     counts = comparable(windows, versions, metric)
-    few = counts.trials.sum(axis=0) < sampling.fewest_trials  # (arms,)
+    few = counts.trials.sum(axis=0) < sampling.fewest_trials  # (answering arms,)
     if few.any():
         named = ", ".join(version for version, too_few in zip(versions, few, strict=True) if too_few)
-        return f"fewer than {sampling.fewest_trials} trials of {named}"
+        return "; ".join([f"fewer than {sampling.fewest_trials} trials of {named}", *mute.values()])
     rates, trials = standardised(counts, sampling.half_life)
     effect = design_effect([grouped[version] for version in versions if version in grouped], metric)
-    best = best_shares(rates, trials / effect, rng)
-    weights = floored(best, sampling.floor)
-    rows = [
-        {
-            "version": version,
-            "trials": round(float(trials[arm]), 1),
-            "rate": round(float(rates[arm]), 6),
-            "best": round(float(best[arm]), 4),
-            "weight_bp": weights[arm],
-        }
-        for arm, version in enumerate(versions)
-    ]
-    learned = tuple(Arm(version, weight) for version, weight in zip(versions, weights, strict=True))
-    return Learned(learned, {"arms": rows, "design_effect": round(effect, 3)})
+    best = dict(zip(versions, best_shares(rates, trials / effect, rng).tolist(), strict=True))
+    weights = floored(np.array([best.get(arm.version, 0.0) for arm in arms]), sampling.floor)
+    learned = tuple(Arm(arm.version, weight) for arm, weight in zip(arms, weights, strict=True))
+    known = dict(zip(versions, zip(trials.tolist(), rates.tolist(), strict=True), strict=True))
+    rows = [_row(arm, known.get(arm.version), best.get(arm.version, 0.0)) for arm in learned]
+    evidence = {"arms": rows, "design_effect": round(effect, 3), "silent": list(mute.values())}
+    return Learned(learned, evidence, tuple(mute.values()))
+
+
+def _row(arm: Arm, known: tuple[float, float] | None, best: float) -> dict[str, object]:
+    """known : trials and rate; None of an arm held at the floor."""
+    trials, rate = known or (0.0, None)
+    return {
+        "version": arm.version,
+        "trials": round(trials, 1),
+        "rate": None if rate is None else round(rate, 6),
+        "best": round(best, 4),
+        "weight_bp": arm.weight_bp,
+    }
+
+
+def silent(
+    windows: Iterable[VariantWindow], versions: Sequence[ModelVersion], metric: Metric, sampling: Sampling
+) -> dict[ModelVersion, str]:
+    """The arms that do not answer any more, each with what there is to say of it.
+
+    Such an arm has had no trial for a half-life, or while all arms had requests of which `MISSED_REQUESTS` fall to one at the
+    floor. It is one again with its next window.
+    """
+    kept = [window for window in windows if window.variant in ARM_VARIANTS and window.version in versions]
+    newest = max((window.window_end_ms for window in kept), default=0)
+    first = min((window.window_start_ms for window in kept), default=0)
+    found = dict[ModelVersion, str]()
+    for version in versions:
+        tried = (each.window_end_ms for each in kept if each.version == version and _counted(each, metric)[0])
+        last = max(tried, default=None)
+        since = first if last is None else last
+        missed = sampling.floor * sum(each.requests for each in kept if each.window_start_ms >= since)
+        if missed >= MISSED_REQUESTS or timedelta(milliseconds=newest - since) > sampling.half_life:
+            found[version] = f"no window of {version}" + ("" if last is None else f" since {_instant(last)}")
+    return found
+
+
+def _instant(ms: int) -> str:
+    return f"{datetime.fromtimestamp(ms / 1000, UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
 def comparable(windows: Iterable[VariantWindow], versions: Sequence[ModelVersion], metric: Metric) -> Counts:

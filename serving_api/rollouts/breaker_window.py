@@ -1,16 +1,17 @@
 """What the requests of the last seconds came to, from sums that only grow: what breakers look at."""
 
 from collections import deque
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 
-from online_models.contracts.rollouts import Served
+from online_models.contracts.rollouts import Phase, Rollout, RolloutEvent, Served
 
 
 class BreakerWindow:
     """The sums of one variant in one stage, remembered for `seconds`.
 
-    begun : when the sums were zero, the start of the stage. It counts as long as it is within the last seconds: a controller that
-        has just started need not wait for the canary's next failures.
+    begun : when the sums were zero, see `entered_at`. It counts as long as it is within the last seconds: a controller that has
+        just started need not wait for the canary's next failures
 
     >>> start = datetime(2026, 1, 1)
     >>> window = BreakerWindow(60.0, start)
@@ -20,7 +21,7 @@ class BreakerWindow:
     45
     """
 
-    def __init__(self, seconds: float, begun: datetime) -> None:
+    def __init__(self, seconds: float, begun: datetime | None) -> None:
         self._length = timedelta(seconds=seconds)
         self._begun = begun
         self._seen: deque[tuple[datetime, Served]] = deque()
@@ -29,13 +30,24 @@ class BreakerWindow:
         """What was added in the last seconds; nothing when the sums have been lost and begin again."""
         if self._seen and sums.requests < self._seen[-1][1].requests:
             self._seen.clear()
-            self._begun = datetime.min.replace(tzinfo=now.tzinfo)
-        if not self._seen and now - self._begun <= self._length:
+            self._begun = None
+        if not self._seen and self._begun is not None and now - self._begun <= self._length:
             self._seen.append((self._begun, Served()))
         self._seen.append((now, sums))
         while len(self._seen) > 1 and self._seen[1][0] <= now - self._length:
             self._seen.popleft()
         return difference(sums, self._seen[0][1])
+
+
+def entered_at(rollout: Rollout, events: Iterable[RolloutEvent]) -> datetime | None:
+    """When a rollout came into its stage; None once it was resumed there, which sets `stage_started_at` anew but no sum to zero.
+
+    events : its audit trail
+    """
+    resumed = any(
+        event.from_phase is Phase.PAUSED and event.from_stage == event.to_stage == rollout.stage for event in events
+    )
+    return None if resumed else rollout.stage_started_at
 
 
 def difference(later: Served, earlier: Served) -> Served:

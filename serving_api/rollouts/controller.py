@@ -5,12 +5,15 @@
 - Several controllers may run: the one whose epoch is stale changes nothing and reads again on its next tick.
 - Two paces. A tick reads and decides everything; a look takes only the readers' sums of open rollouts, and ends one whose canary
   fails. After a time without a controller a rollout goes on by one stage at most: counts of the next begin when it does.
+- Of a bandit the breakers look at each arm but the stable one for itself: any that fails ends it.
+- Whatever fails of a tick, the route is projected: what an operator or another controller has decided reaches the readers.
 """
 
 import itertools
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, assert_never
@@ -19,16 +22,16 @@ import msgspec
 import numpy as np
 
 from online_models.contracts.ids import ModelName, ModelVersion
-from online_models.contracts.rollouts import FULL_WEIGHT_BP, OPEN_PHASES, Kind, Phase, Plan, Rollout, Served
+from online_models.contracts.rollouts import FULL_WEIGHT_BP, OPEN_PHASES, Kind, Phase, Plan, Rollout, Served, served_arm
 from online_models.errors import ArtifactError, PenstockError, StaleEpoch
 from online_models.ports import Act, NewRollout
 from serving_api.analysis.breakers import tripped
 from serving_api.analysis.power import forecast
 from serving_api.analysis.verdicts import Evidence, StageTally
 from serving_api.rollouts.bandit import ARM_VARIANTS, Sampling, learn
-from serving_api.rollouts.breaker_window import BreakerWindow
+from serving_api.rollouts.breaker_window import BreakerWindow, entered_at
 from serving_api.rollouts.decisions import Action, Adopt, Create, Hold, Move, Situation, decide, moved_by
-from serving_api.rollouts.judgement import ARM, CANARY, tallies_of
+from serving_api.rollouts.judgement import CANARY, tallies_of
 from serving_api.rollouts.readiness import RolloutStores, readiness_of
 from serving_api.rollouts.route_projection import project
 from serving_api.rollouts.transitions import Waiting, trip
@@ -37,16 +40,25 @@ log: Final = logging.getLogger(__name__)
 
 
 class Watched:
-    """A rollout in one of its stages, and what its canary's requests there came to lately."""
+    """A rollout in one of its stages, and what requests of its canary, or of each arm on trial, came to there lately.
 
-    def __init__(self, rollout: Rollout) -> None:
+    entered : when it came into the stage, None where that is not known
+    """
+
+    def __init__(self, rollout: Rollout, entered: datetime | None) -> None:
         self.rollout = rollout
-        self._window = BreakerWindow(rollout.plan.policy.breaker_seconds, rollout.stage_started_at)
+        policy, arms = rollout.plan.policy, [arm.version for arm in rollout.arms if arm.version != rollout.stable]
+        names = {served_arm(version): f"arm {version}" for version in arms} or {CANARY: CANARY}
+        self._windows = {
+            variant: (who, BreakerWindow(policy.breaker_seconds, entered)) for variant, who in names.items()
+        }
 
-    def update(self, now: datetime, served: dict[tuple[int, str], Served]) -> Served:
-        """The last seconds, from all readers' sums so far."""
-        variant = ARM if self.rollout.arms else CANARY
-        return self._window.update(now, served.get((self.rollout.stage, variant), Served()))
+    def update(self, now: datetime, served: Mapping[tuple[int, str], Served]) -> dict[str, Served]:
+        """The last seconds of each, by what a reason calls it, from all readers' sums so far."""
+        return {
+            who: window.update(now, served.get((self.rollout.stage, variant), Served()))
+            for variant, (who, window) in self._windows.items()
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,29 +136,41 @@ class Controller:
         log.error("tick_failed model=%s error=%s", what, error, exc_info=not isinstance(error, PenstockError))
 
     def _tick(self, model: ModelName) -> Action:
-        situation = self._read(model)
-        action = decide(situation, self._clock())
-        if isinstance(action, Hold) and situation.latest is not None:
-            action = self._learned(situation.latest) or action
-        moved = self._write(model, action)
-        self._watch(model, moved or situation.latest)
-        project(self._stores.rollouts, self._stores.routes, model)
+        with self._projected(model):
+            situation = self._read(model)
+            action = decide(situation, self._clock())
+            if isinstance(action, Hold) and situation.latest is not None:
+                action = self._learned(situation.latest) or action
+            moved = self._write(model, action)
+            self._watch(model, moved or situation.latest)
         return action
 
     def _look(self, model: ModelName) -> Action | None:
         watched = self._watched[model]
-        recent = watched.update(self._clock(), self._stores.routes.served(model, watched.rollout.id))
-        why = tripped(recent, watched.rollout.plan.policy)
+        policy, now = watched.rollout.plan.policy, self._clock()
+        recent = watched.update(now, self._stores.routes.served(model, watched.rollout.id))
+        found = ((tripped(each, policy, who), each) for who, each in recent.items())
+        why, failing = next(((why, each) for why, each in found if why is not None), (None, None))
         if why is None:
             return None
-        latest = self._stores.rollouts.latest(model)
-        if latest is None or latest.id != watched.rollout.id:
-            return None  # it has ended, and another one has begun
-        evidence: Evidence = {"breaker": why, "recent": msgspec.to_builtins(recent)}
-        action = moved_by(latest, trip(latest, why, self._clock()), evidence)
-        self._watch(model, self._write(model, action))
-        project(self._stores.rollouts, self._stores.routes, model)
+        with self._projected(model):
+            latest = self._stores.rollouts.latest(model)
+            if latest is None or latest.id != watched.rollout.id:
+                return None  # it has ended, and another one has begun
+            evidence: Evidence = {"breaker": why, "recent": msgspec.to_builtins(failing)}
+            action = moved_by(latest, trip(latest, why, now), evidence)
+            self._watch(model, self._write(model, action))
         return action
+
+    @contextmanager
+    def _projected(self, model: ModelName) -> Iterator[None]:
+        """What is done in it, and the route after it, whether that is done or fails."""
+        try:
+            yield
+        except Exception:
+            project(self._stores.rollouts, self._stores.routes, model)
+            raise
+        project(self._stores.rollouts, self._stores.routes, model)
 
     def _watch(self, model: ModelName, rollout: Rollout | None) -> None:
         """Look at this rollout from now on, if requests meet its canary."""
@@ -155,7 +179,7 @@ class Controller:
             return
         known = self._watched.get(model)
         if known is None or (known.rollout.id, known.rollout.stage) != (rollout.id, rollout.stage):
-            self._watched[model] = Watched(rollout)
+            self._watched[model] = Watched(rollout, entered_at(rollout, self._stores.rollouts.events(rollout)))
 
     def _read(self, model: ModelName) -> Situation:
         stores = self._stores
@@ -204,7 +228,8 @@ class Controller:
             self._say(rollout.model, learned)
             return None
         new = msgspec.structs.replace(rollout, arms=learned.arms)
-        return Move(rollout, new, "Thompson sampling", learned.evidence) if new != rollout else None
+        reason = "; ".join(("Thompson sampling", *learned.silent))
+        return Move(rollout, new, reason, learned.evidence) if new != rollout else None
 
     def _write(self, model: ModelName, action: Action) -> Rollout | None:
         """Do it; the rollout that it changed."""
@@ -230,7 +255,7 @@ class Controller:
 
     def _create(self, new: NewRollout) -> Rollout:
         now_ms = round(self._clock().timestamp() * 1000)
-        expected = forecast(new.plan, self._stores.rollouts.traffic(new.model, now_ms))
+        expected = forecast(new.plan, self._stores.rollouts.traffic(new.model, now_ms), new.kind)
         act = Act(self._actor, "a younger candidate", {"forecast": msgspec.to_builtins(expected)})
         rollout = self._stores.rollouts.create(new, act)
         log.info(

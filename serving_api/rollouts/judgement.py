@@ -14,7 +14,6 @@ from serving_api.analysis.verdicts import Evidence, Inconclusive, StageTally, Ve
 
 CANARY: Final = "canary"
 STABLE: Final = "stable"
-ARM: Final = "arm"
 
 
 def tallies_of(
@@ -53,15 +52,24 @@ def judged(rollout: Rollout, tallies: Sequence[StageTally]) -> Verdict:
 
 
 def evidence_of(rollout: Rollout, tallies: Sequence[StageTally], verdict: Verdict) -> Evidence:
-    """What is kept of a verdict beside a move that follows it: its own evidence, its name, and what the readers saw."""
+    """What is kept of a verdict beside a move that follows it: its own evidence, its name, and what the readers saw.
+
+    latency_p99_ms : by arm, of whole answers. A shadow answers nobody: the canary has `ranking_cpu_p99_ms` there, CPU time of the
+        thread that ranks, which is not to be compared with it
+    """
     seen: Evidence = {**verdict.evidence, "verdict": type(verdict).__name__, "judgement": verdict.reason}
     if not tallies:
         return seen
     now = tallies[-1]
-    seen["latency_p99_ms"] = {CANARY: quantile_ms(now.canary_served), STABLE: quantile_ms(now.stable_served)}
-    if rollout.plan.stages[now.stage].shadow:
-        seen["agreement"] = agreement(now.canary_served)
-    return seen
+    canary, stable = quantile_ms(now.canary_served), quantile_ms(now.stable_served)
+    if not rollout.plan.stages[now.stage].shadow:
+        return {**seen, "latency_p99_ms": {CANARY: canary, STABLE: stable}}
+    return {
+        **seen,
+        "latency_p99_ms": {STABLE: stable},
+        "ranking_cpu_p99_ms": {CANARY: canary},
+        "agreement": agreement(now.canary_served),
+    }
 
 
 def agreement(shadow: Served) -> Evidence:

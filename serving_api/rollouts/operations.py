@@ -2,6 +2,8 @@
 
 - Everything is read, decided and written as the controller does it: compare-and-set on epochs, so the two never undo each other.
   Who gave no epoch meant the rollout as it is, and is tried once more when the controller moves it in between.
+- To roll back is to undo the last promotion, once. Two who ask for it do not undo each other: to put back what was rolled back
+  takes an approver who names it, or a promotion.
 - The route document is written at once: an abort works while no controller lives. When Redis is away, what was done stands, and
   the controller writes the route later.
 - A request with an idempotency key is looked up before anything else, and again before it is refused: its twin may be faster.
@@ -10,14 +12,13 @@
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Final, assert_never
 
 import msgspec
 
 from online_models.contracts.ids import Epoch, ModelName, ModelVersion
 from online_models.contracts.jobs import JobKind
-from online_models.contracts.registry import Alias
 from online_models.contracts.rollouts import OPEN_PHASES, Kind, Plan, Rollout
 from online_models.errors import ArtifactError, RequestReused, StaleEpoch, StoreError, StoreUnavailable
 from online_models.ports import Act, NewRollout
@@ -33,7 +34,7 @@ from serving_api.rollouts.transitions import Command, Decision, Readiness, Refus
 log: Final = logging.getLogger(__name__)
 
 PREVIOUS: Final = "previous"
-"""In place of a version: the champion before the last promotion."""
+"""In place of a version: the one that the last promotion replaced. Nothing, where the champion came by a rollback."""
 
 NOT_ASKED: Final[Readiness] = Waiting("the readers were not asked")
 
@@ -155,11 +156,13 @@ class Operations:
 
     def _start(self, model: ModelName, wish: Wish, order: Order) -> Rollout | Refused:
         rollouts = self._stores.rollouts
-        champion, running = rollouts.champion_epoch(model), rollouts.open_rollout(model)
+        champion, latest = rollouts.champion_epoch(model), rollouts.latest(model)
         if champion is None:
             return Impossible(f"{model} has no champion yet: its first version is adopted without a rollout")
-        if running is not None:
-            return Impossible(f"rollout {running.id} is open ({running.kind}, {running.phase}): abort it first")
+        if moved := _moved(order, champion[1] if latest is None else latest.epoch):
+            return moved
+        if latest is not None and latest.phase in OPEN_PHASES:
+            return Impossible(f"rollout {latest.id} is open ({latest.kind}, {latest.phase}): abort it first")
         versions = self._versions(model, champion[0], wish)
         if isinstance(versions, Impossible):
             return versions
@@ -168,7 +171,7 @@ class Operations:
                 return Impossible(fault)
         new = _new(model, versions, wish)
         now_ms = round(self._clock().timestamp() * 1000)
-        expected = msgspec.to_builtins(forecast(new.plan, rollouts.traffic(model, now_ms)))
+        expected = msgspec.to_builtins(forecast(new.plan, rollouts.traffic(model, now_ms), new.kind))
         return rollouts.create(new, order.act({"forecast": expected}))
 
     def _versions(self, model: ModelName, champion: ModelVersion, wish: Wish) -> tuple[ModelVersion, ...] | Impossible:
@@ -237,24 +240,61 @@ class Operations:
         return {**found.evidence, "outlook": found.outlook}
 
     def _roll_back(self, model: ModelName, wanted: str, order: Order) -> Rollout | Refused:
+        seen = self._stores.rollouts.last_promotion(model)
+        return _tried(lambda: self._restored(model, wanted, seen, order))
+
+    def _restored(self, model: ModelName, wanted: str, seen: Rollout | None, order: Order) -> Rollout | Refused:
+        """seen : the last promotion when this was asked for, whatever has been tried since"""
         rollouts = self._stores.rollouts
         champion, latest = rollouts.champion_epoch(model), rollouts.latest(model)
         if champion is None:
             return Unknown(f"model {model!r} has no champion to replace")
         if moved := _moved(order, champion[1] if latest is None else latest.epoch):
             return moved
-        previous = self._stores.registry.aliases(model).get(Alias.PREVIOUS)
-        if previous is None and wanted == PREVIOUS:
-            return Impossible(f"{model} has had no champion before {champion[0]}")
-        version = previous.version if previous and wanted == PREVIOUS else ModelVersion(wanted)
-        if refusal := _too_far(order.operator, version, previous.version if previous else None):
-            return refusal
+        version: ModelVersion | Refused = (
+            self._previous(model, seen)
+            if wanted == PREVIOUS
+            else self._allowed(model, ModelVersion(wanted), order.operator)
+        )
+        if not isinstance(version, str):
+            return version
         if version == champion[0]:
             return Impossible(f"{version} is the champion already; abort ends an open rollout")
         if fault := self._fault(model, version):
             return Impossible(fault)
         evidence = {"command": "rollback", "asked": wanted, "replaces": champion[0], "if_match": order.epoch}
-        return rollouts.restore(model, version, champion[1], order.act(evidence))
+        of = None if latest is None else order.epoch
+        return rollouts.restore(model, version, champion[1], order.act(evidence), of)
+
+    def _previous(self, model: ModelName, seen: Rollout | None) -> ModelVersion | Impossible:
+        """The version that the last promotion replaced; not of another promotion than the one that was seen."""
+        promotion = self._stores.rollouts.last_promotion(model)
+        if promotion is None:
+            return Impossible(f"{model} has had no champion before this one")
+        if undone := self._undone(promotion):
+            return Impossible(f"{undone}; to go to another version, name it")
+        if seen is None or seen.id != promotion.id:
+            return Impossible(f"{promotion.canary} became the champion meanwhile: look at it, and ask again")
+        return promotion.stable
+
+    def _allowed(self, model: ModelName, version: ModelVersion, operator: Operator) -> ModelVersion | Forbidden:
+        """The version, where the operator's role is enough to return to it: the previous one, and any other to an approver."""
+        if operator.role.includes(Role.APPROVER):
+            return version
+        promotion = self._stores.rollouts.last_promotion(model)
+        undone = promotion and self._undone(promotion)
+        if promotion is not None and not undone and version == promotion.stable:
+            return version
+        why = undone or f"the previous champion is {promotion.stable if promotion else 'none'}"
+        return Forbidden(f"{why}; a return to {version} takes the role {Role.APPROVER}; this key is {operator.role}")
+
+    def _undone(self, promotion: Rollout) -> str | None:
+        """Who rolled back, and when, where the champion came by that."""
+        if promotion.kind is not Kind.ROLLBACK:
+            return None
+        event = self._stores.rollouts.events(promotion)[0]
+        at = event.created_at.astimezone(UTC)
+        return f"{promotion.stable} was rolled back to {promotion.canary} already, by {event.actor} at {at:%Y-%m-%d %H:%M:%S} UTC"
 
 
 def _new(model: ModelName, versions: tuple[ModelVersion, ...], wish: Wish) -> NewRollout:
@@ -281,11 +321,3 @@ def _moved(order: Order, epoch: Epoch) -> Moved | None:
     if order.epoch is None or order.epoch == epoch:
         return None
     return Moved(f"expected epoch {order.epoch}, it is at epoch {epoch} now: look at it again")
-
-
-def _too_far(operator: Operator, version: ModelVersion, previous: ModelVersion | None) -> Forbidden | None:
-    """An operator returns to the champion before this one; to go further back is an approver's."""
-    if version == previous or operator.role.includes(Role.APPROVER):
-        return None
-    known = f"the previous champion, {previous}," if previous else "the previous champion, of which there is none,"
-    return Forbidden(f"a return to {version}, not {known} takes the role {Role.APPROVER}; this key is {operator.role}")

@@ -1,6 +1,7 @@
 """The plan of a rollout by what it is for, and which plans an operator may ask for.
 
 - A canary and an A/A take the settings' stages; an A/B and a bandit have one stage, as demanding as the settings' most demanding.
+- Users of a canary and of an A/A rise only on proof: a stage that names no margin has the ramp's, and none may be wider than it.
 - Weights only rise, and never to 100 %: with nobody on stable there is nothing to compare with. What is judged last is held back.
 """
 
@@ -12,6 +13,7 @@ import msgspec
 
 from online_models.contracts.ids import ModelVersion
 from online_models.contracts.rollouts import FULL_WEIGHT_BP, Arm, Kind, Plan, Stage
+from serving_api.rollouts.ramp import margin_before
 
 MOST_STAGES: Final = 20
 MOST_ARMS: Final = 8
@@ -24,19 +26,22 @@ def plan_for(kind: Kind, settings: Plan, stages: Sequence[Stage] | None = None) 
     """The plan of a kind, with the settings' policy.
 
     settings : the plan of a canary that the controller begins
-    stages : in place of the kind's own
+    stages : in place of the kind's own; where one of a canary or of an A/A has no margin, it is `ramp.margin_before` of the next
 
     Raises
     ------
     ValueError
-        When such stages are none of such a rollout.
+        When such stages are none of such a rollout, or ask for less proof than the ramp does.
 
     >>> [stage.weight_bp for stage in plan_for(Kind.AB, Plan((Stage(500), Stage(9800)))).stages]
     [5000]
+    >>> plan_for(Kind.CANARY, Plan(), [Stage(500), Stage(5_000, margin=0.05)]).stages[0].margin
+    0.2
     """
     chosen = tuple(stages) if stages is not None else _stages_of(kind, settings.stages)
     _refuse(kind, chosen)
-    return Plan(chosen, settings.policy)
+    proven = kind in (Kind.CANARY, Kind.AA)
+    return Plan(_proven(chosen, settings.policy.margin) if proven else chosen, settings.policy)
 
 
 def equal_arms(versions: Sequence[ModelVersion]) -> tuple[Arm, ...]:
@@ -74,6 +79,27 @@ def _refuse(kind: Kind, stages: tuple[Stage, ...]) -> None:
         raise ValueError("stages: expected shadow stages before all others")
     if not all(low < high for low, high in pairwise([0, *shown, FULL_WEIGHT_BP])):
         raise ValueError(f"stages: expected rising weights within (0, {FULL_WEIGHT_BP}), got {shown}")
+
+
+def _proven(stages: Sequence[Stage], margin: float) -> tuple[Stage, ...]:
+    """The same, each that shows the canary with a margin. Raises ValueError for one that asks for too little."""
+    following = [*(stage.weight_bp for stage in stages[1:]), FULL_WEIGHT_BP]
+    return tuple(
+        _asking(stage, margin_before(next_bp, margin)) for stage, next_bp in zip(stages, following, strict=True)
+    )
+
+
+def _asking(stage: Stage, widest: float) -> Stage:
+    if min(stage.min_users, stage.min_stable_users) < 1:
+        raise ValueError("min_users, min_stable_users: expected 1 at least of a stage of a canary or an A/A")
+    if stage.shadow:
+        return stage
+    if stage.margin is not None and stage.margin > widest:
+        raise ValueError(
+            f"margin: expected at most {widest:.4g} at a weight of {stage.weight_bp}, got {stage.margin:g}: "
+            "times the share of users who come next, no more than the gate's margin may be lost"
+        )
+    return msgspec.structs.replace(stage, margin=widest if stage.margin is None else stage.margin)
 
 
 def bandit_plan(plan: Plan, arms: Sequence[Arm]) -> Plan:

@@ -52,7 +52,7 @@ def ramp(percents: Sequence[float], holdback_bp: int, margin: float, pace: Pace)
             min_stable_users=pace.min_stable_users,
             min_seconds=pace.min_seconds,
             max_seconds=pace.max_seconds,
-            margin=_margin_before(following, margin),
+            margin=margin_before(following, margin),
             when_overdue=pace.when_overdue,
         )
         for weight, following in pairwise((*weights, FULL_WEIGHT_BP))
@@ -60,7 +60,14 @@ def ramp(percents: Sequence[float], holdback_bp: int, margin: float, pace: Pace)
     return (*_shadow(pace), *rising[:-1], _baked(rising[-1], pace))
 
 
-def _margin_before(weight_bp: int, margin: float) -> float:
+def margin_before(weight_bp: int, margin: float) -> float:
+    """The relative loss that must be excluded before so many users meet the canary.
+
+    margin : what may be lost at the end, by everybody
+
+    >>> margin_before(5_000, 0.1), margin_before(FULL_WEIGHT_BP, 0.1), margin_before(500, 0.1)
+    (0.2, 0.1, 0.5)
+    """
     # loss times share of users <= margin
     return min(max(WIDEST_MARGIN, margin), margin * FULL_WEIGHT_BP / weight_bp)
 

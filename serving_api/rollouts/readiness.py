@@ -22,13 +22,14 @@ class RolloutStores:
 def readiness_of(stores: RolloutStores, rollout: Rollout, now: datetime) -> Readiness:
     """What the readers say of the versions that are to be shown beside stable, the gravest first. Raises StoreUnavailable."""
     versions = [arm.version for arm in rollout.arms if arm.version != rollout.stable] or [rollout.canary]
-    said = [_said_of(stores, rollout.model, version, now) for version in versions]
+    said = [said_of(stores, rollout.model, version, now) for version in versions]
     refused: list[Readiness] = [each for each in said if isinstance(each, Refused)]
     waiting: list[Readiness] = [each for each in said if isinstance(each, Waiting)]
     return (*refused, *waiting, Ready())[0]
 
 
-def _said_of(stores: RolloutStores, model: ModelName, version: ModelVersion, now: datetime) -> Readiness:
+def said_of(stores: RolloutStores, model: ModelName, version: ModelVersion, now: datetime) -> Readiness:
+    """What the readers say of one version. Raises StoreUnavailable."""
     registered = stores.registry.version(model, version)
     if registered is None:
         return Waiting(f"{version} is not in the registry")

@@ -1,6 +1,7 @@
 """Where a rollout stands: its counts, what the gates say of them now, and what it waits for.
 
 - It is judged by what the controller judges by: the next tick would do what `outlook` says, if nothing changes.
+- Of a rollout that made its canary the champion, what readers say of it goes on being told: a rollback asks nobody beforehand.
 - While Redis is away the counts in PostgreSQL are still told; a verdict without the readers' counts would be another one.
 """
 
@@ -13,8 +14,8 @@ from online_models.errors import StoreError
 from online_models.ports import VariantCounts
 from serving_api.analysis.verdicts import Evidence, Verdict
 from serving_api.rollouts.judgement import evidence_of, judged, tallies_of
-from serving_api.rollouts.readiness import RolloutStores, readiness_of
-from serving_api.rollouts.transitions import Readiness, step
+from serving_api.rollouts.readiness import RolloutStores, readiness_of, said_of
+from serving_api.rollouts.transitions import Readiness, Ready, step
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,7 @@ def standing_of(stores: RolloutStores, rollout: Rollout, now: datetime) -> Stand
     try:
         served = stores.routes.served(rollout.model, rollout.id)
         if rollout.phase not in OPEN_PHASES:
-            return Standing(measured, served, f"{rollout.phase} is final")
+            return Standing(measured, served, _ended(stores, rollout, now))
         ready = readiness_of(stores, rollout, now)
     except StoreError as error:
         return Standing(measured, {}, f"the readers cannot be asked now: {error}")
@@ -48,6 +49,14 @@ def standing_of(stores: RolloutStores, rollout: Rollout, now: datetime) -> Stand
     verdict = judged(rollout, tallies)
     outlook = _outlook(rollout, verdict, ready, now)
     return Standing(measured, served, outlook, verdict, evidence_of(rollout, tallies, verdict))
+
+
+def _ended(stores: RolloutStores, rollout: Rollout, now: datetime) -> str:
+    final, champion = f"{rollout.phase} is final", stores.rollouts.champion_epoch(rollout.model)
+    if champion is None or champion[0] != rollout.canary:
+        return final
+    said = said_of(stores, rollout.model, rollout.canary, now)
+    return final if isinstance(said, Ready) else f"{final}; {said.reason}"
 
 
 def _outlook(rollout: Rollout, verdict: Verdict, ready: Readiness, now: datetime) -> str:

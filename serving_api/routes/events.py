@@ -1,6 +1,8 @@
 """`POST /v1/events`: one event or a list of them into the event log, all or none.
 
-Events are judged as the stream job judges them: what is accepted here is no dead letter there.
+- Events are judged as the stream job judges them: what is accepted here is no dead letter there.
+- What a rollout's arms have shown to whom, the API alone says: impressions that claim it are refused, since rollouts are judged
+  by them. Clicks and the like may repeat what the answer said.
 """
 
 import logging
@@ -11,7 +13,15 @@ import msgspec
 from fastapi import APIRouter, HTTPException, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
-from online_models.contracts.events import MAX_LINE_BYTES, Event, TimeBounds, reason_to_reject, timestamp_ms
+from online_models.contracts.events import (
+    API_FEATURES,
+    MAX_LINE_BYTES,
+    Event,
+    EventType,
+    TimeBounds,
+    reason_to_reject,
+    timestamp_ms,
+)
 from online_models.errors import PenstockError
 from serving_api.routes.bodies import TOO_LARGE
 from serving_api.routes.parts import Parts, now_ms, parts_of, time_bounds
@@ -116,7 +126,17 @@ def judge(fields: object, bounds: TimeBounds) -> Event | str:
         return str(error)
     except (ValueError, OverflowError) as error:
         return f"ts: {error}"
-    return reason_to_reject(event, moment, bounds) or event
+    return reason_to_reject(event, moment, bounds) or _claim(event) or event
+
+
+def _claim(event: Event) -> str | None:
+    """What an impression says that only the API may say, or None."""
+    if event.type is not EventType.IMPRESSION:
+        return None
+    if event.rollout_id is not None:
+        return "rollout_id: of an impression the API alone says it, and logs it itself"
+    claimed = sorted(API_FEATURES & (event.features or {}).keys())
+    return f"features.{claimed[0]}: of an impression the API alone says it, and logs it itself" if claimed else None
 
 
 def _refusal(refused: dict[int, str], sent: int, parts: Parts) -> Response:

@@ -24,7 +24,8 @@ async def healthz() -> dict[str, str]:
     responses={200: {"model": Readiness}, 503: {"model": Readiness}},
 )
 async def readyz(request: Request) -> Response:
-    """Ready: Redis and PostgreSQL have answered since the start, and the versions of every route are loaded."""
+    """Ready: Redis and PostgreSQL have answered since the start, and the stable version of every route is loaded; later, any
+    version of every model. Other versions that are not loaded are told as `degraded`."""
     reader = parts_of(request).reader
     missing = reader.missing()
     body = msgspec.json.encode({"ready": not missing, "missing": missing, "degraded": reader.degraded()})

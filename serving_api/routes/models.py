@@ -2,7 +2,7 @@
 
 from fastapi import APIRouter, HTTPException, Request
 
-from online_models.errors import StoreUnavailable
+from online_models.errors import StoreError
 from serving_api.rollout_schemas import ModelReport, VersionReport
 from serving_api.routes.admission import RESPONSES, Viewer
 from serving_api.routes.parts import parts_of, served_model
@@ -27,5 +27,5 @@ def model_of(request: Request, model: str, _: Viewer) -> ModelReport:
             for registered in parts.operated.registry.versions(name)
         ]
         return ModelReport(model=model, champion=parts.operated.registry.champion(name), versions=versions)
-    except StoreUnavailable as error:
+    except StoreError as error:
         raise HTTPException(503, str(error)) from error

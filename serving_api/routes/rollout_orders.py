@@ -16,8 +16,8 @@ from pydantic import BaseModel
 
 from online_models.contracts.ids import Epoch, ModelName, ModelVersion
 from online_models.contracts.rollouts import Kind, Stage
-from online_models.errors import RequestReused, StoreUnavailable
-from serving_api.access import Operator
+from online_models.errors import RequestReused, StoreError
+from serving_api.access import Operator, Role
 from serving_api.rollout_schemas import LATEST, OrderIn, OrderReport, RollbackIn, StartIn, StartReport
 from serving_api.rollouts.operations import Done, Forbidden, Impossible, Moved, Order, Outcome, Unknown, Wish
 from serving_api.rollouts.plans import plan_for
@@ -83,14 +83,21 @@ Given = Annotated[Conditions, Depends(conditions)]
 def start_rollout(
     request: Request, response: Response, model: str, body: StartIn, operator: Conductor, given: Given
 ) -> StartReport:
-    """Start a canary, an A/B, an A/A or a bandit; the answer says how long it will take at this traffic. Takes an operator."""
+    """Start a canary, an A/B, an A/A or a bandit; the answer says how long it will take at this traffic.
+
+    Takes an operator; with stages or a gate of its own an approver: they decide what is enough to reach everybody.
+    """
+    if (body.stages is not None or body.gate is not None) and not operator.role.includes(Role.APPROVER):
+        raise HTTPException(
+            403, f"a start with stages or a gate takes the role {Role.APPROVER}; this key is {operator.role}"
+        )
     parts = parts_of(request)
     name = served_model(parts, model)
     order, wish = given.order(operator, "start", name, body, body.reason), _wish(parts, body)
     done = _done(response, lambda: parts.operations.start(name, wish, order))
     try:
         begun = parts.operated.rollouts.events(done.rollout)[0]
-    except StoreUnavailable as error:
+    except StoreError as error:
         raise HTTPException(503, str(error)) from error
     response.headers["Location"] = f"/v1/rollouts/{name}"
     forecast = msgspec.convert(begun.evidence["forecast"], dict[str, object])
@@ -135,7 +142,8 @@ def roll_back(
 ) -> OrderReport:
     """Make a version of before the champion at once; an open rollout is aborted. Its artifact is verified first.
 
-    The previous champion takes an operator, any other retained version an approver.
+    The champion that the last promotion replaced takes an operator, any other retained version an approver. What was rolled back
+    is not put back by asking for `previous` again.
     """
     parts = parts_of(request)
     name = served_model(parts, model)
@@ -171,7 +179,7 @@ def _done(response: Response, call: Callable[[], Outcome]) -> Done:
         outcome = call()
     except RequestReused as error:
         raise HTTPException(422, str(error)) from error
-    except StoreUnavailable as error:
+    except StoreError as error:
         raise HTTPException(503, str(error)) from error
     match outcome:
         case Done(rollout):

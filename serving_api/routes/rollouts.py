@@ -6,7 +6,7 @@ import msgspec
 from fastapi import APIRouter, HTTPException, Query, Request, Response
 
 from online_models.contracts.rollouts import Rollout
-from online_models.errors import StoreUnavailable
+from online_models.errors import StoreError
 from serving_api.rollout_schemas import (
     EventReport,
     HistoryReport,
@@ -42,7 +42,7 @@ def rollout_of(request: Request, response: Response, model: str, _: Viewer) -> R
             raise HTTPException(404, f"model {model!r} has had no rollout")
         response.headers["ETag"] = tag(rollout)
         return _report(parts, rollout)
-    except StoreUnavailable as error:
+    except StoreError as error:
         raise HTTPException(503, str(error)) from error
 
 
@@ -53,7 +53,7 @@ def rollout_history(request: Request, model: str, _: Viewer, limit: Limit = 20) 
     name = served_model(parts, model)
     try:
         told = [_history(parts, rollout) for rollout in parts.operated.rollouts.history(name, limit)]
-    except StoreUnavailable as error:
+    except StoreError as error:
         raise HTTPException(503, str(error)) from error
     return HistoryReport(model=model, rollouts=told)
 

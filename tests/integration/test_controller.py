@@ -10,16 +10,31 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
+from online_models.contracts import keys
 from online_models.contracts.ids import ModelName
-from online_models.contracts.rollouts import FULL_WEIGHT_BP, Arm, Kind, Phase, Plan, Policy, Served, Stage
+from online_models.contracts.rollouts import (
+    FULL_WEIGHT_BP,
+    Arm,
+    Kind,
+    Phase,
+    Plan,
+    Policy,
+    Rollout,
+    Served,
+    Stage,
+    served_arm,
+)
+from online_models.errors import StoreError
 from online_models.ports import Act, NewRollout
 from online_models.stores import postgres as postgres_store
 from online_models.stores import redis as redis_store
 from online_models.stores.embedded import Endpoints
 from online_models.stores.filesystem import FilesystemArtifacts
+from online_models.stores.postgres_rollouts import PostgresRollouts
 from online_models.stores.redis import RedisRoutes
 from serving_api.rollouts.controller import Controller, Pacing
 from serving_api.rollouts.decisions import Adopt, Create, Hold, Move
+from serving_api.rollouts.readiness import RolloutStores
 from serving_api.rollouts.transitions import Command, Decision, Waiting, command
 from tests.api_process import eventually, started_api, store_settings
 from tests.artifacts import flip_one_byte
@@ -127,7 +142,7 @@ def test_leaving_the_shadow_tells_of_agreement_and_latency(desk: Desk) -> None:
     desk.ramping()
     left = next(event for event in desk.rollouts.events(desk.latest()) if event.to_stage == 1)
     assert left.evidence["verdict"] == "Successful"
-    assert left.evidence["latency_p99_ms"] == {"canary": 1.0, "stable": 1.0}
+    assert (left.evidence["ranking_cpu_p99_ms"], left.evidence["latency_p99_ms"]) == ({"canary": 1.0}, {"stable": 1.0})
     agreement = left.evidence["agreement"]
     assert isinstance(agreement, dict)
     assert agreement["compared"] == 40_000
@@ -260,6 +275,21 @@ def test_a_controller_that_begins_while_a_canary_fails_sees_what_happened_in_thi
     successor = desk.build("second", desk.database)
     desk.now += timedelta(seconds=2)
     successor._watch(MOVIES, desk.latest())
+    assert isinstance(successor.look()[MOVIES], Move)
+
+
+def test_after_a_resume_a_controller_that_begins_does_not_take_the_whole_stage_for_the_last_minute(desk: Desk) -> None:
+    desk.ramping()
+    desk.serve("canary", 90, errors=30)
+    desk.now += timedelta(hours=1)
+    order(desk, Command.PAUSE)
+    order(desk, Command.RESUME)
+    desk.now += timedelta(seconds=2)
+    successor = desk.build("second", desk.database)
+    successor._watch(MOVIES, desk.latest())
+    assert successor.look() == {}
+    desk.serve("canary", 30, errors=30)
+    desk.now += timedelta(seconds=1)
     assert isinstance(successor.look()[MOVIES], Move)
 
 
@@ -426,9 +456,92 @@ def test_a_bandit_moves_users_to_its_best_arm_now_and_then_with_a_row_each(desk:
     assert last.reason == "Thompson sampling"
     assert "design_effect" in last.evidence
     assert desk.look() is None
-    desk.serve("arm", 30, errors=30)
+    desk.serve(served_arm(third.version), 30, errors=30)
     assert isinstance(desk.look(timedelta(seconds=1)), Move)
     assert desk.latest().phase is Phase.ROLLED_BACK
+
+
+def test_one_of_many_arms_that_fails_ends_the_bandit_and_is_named(desk: Desk) -> None:
+    arms = experiment(desk, Kind.BANDIT, (replace(HALF, max_seconds=86_400.0),), versions=7)
+    for arm in arms[1:]:
+        desk.serve(served_arm(arm.version), 100, errors=100 if arm is arms[3] else 0)
+    assert isinstance(desk.look(timedelta(seconds=1)), Move)
+    assert (desk.latest().phase, desk.latest().weight_bp) == (Phase.ROLLED_BACK, 0)
+    last = desk.rollouts.events(desk.latest())[-1]
+    assert last.reason == f"breaker: errors of 100 of 100 arm {arms[3].version} requests are above 20%"
+    recent = last.evidence["recent"]
+    assert isinstance(recent, dict)
+    assert recent["requests"] == 100
+
+
+def test_people_of_whom_nothing_is_known_end_no_rollout(desk: Desk) -> None:
+    desk.ramping()
+    desk.serve("canary", 100, cold=90)
+    desk.serve("stable", 1_900, cold=1_710)
+    assert desk.look(timedelta(seconds=1)) is None
+    assert isinstance(desk.tick(), Hold)
+    assert desk.latest().phase is Phase.RAMPING
+
+
+def test_sums_that_cannot_be_read_keep_no_route_from_the_readers(desk: Desk) -> None:
+    desk.ramping()
+    order(desk, Command.PAUSE)
+    key = keys.served(MOVIES, desk.latest().id)
+    desk.routes._client.delete(key)
+    desk.routes._client.set(key, "no hash")
+    assert desk.controller.tick() == {}
+    assert desk.controller.failures == 1
+    route = desk.routes.route(MOVIES)
+    assert route is not None
+    assert route.epoch == desk.latest().epoch
+
+
+def test_a_decision_that_fails_keeps_no_route_from_the_readers(desk: Desk) -> None:
+    desk.ramping()
+    desk.serve("canary", 30, errors=30)
+
+    def stuck(stores: RolloutStores) -> RolloutStores:
+        return replace_dataclass(stores, rollouts=Stuck(desk.database))
+
+    controller = desk.build("second", desk.database, stuck)
+    controller._watch(MOVIES, desk.latest())
+    order(desk, Command.PAUSE)
+    desk.now += timedelta(seconds=1)
+    assert controller.look() == {}
+    assert controller.failures == 1
+    route = desk.routes.route(MOVIES)
+    assert route is not None
+    assert (route.epoch, desk.latest().phase) == (desk.latest().epoch, Phase.PAUSED)
+
+
+class Stuck(PostgresRollouts):
+    """Rollouts that cannot be moved."""
+
+    def transition(self, old: Rollout, new: Rollout, act: Act) -> Rollout:
+        raise StoreError(f"rollout {old.id} should become {new.phase}, because {act.reason}, and cannot")
+
+
+def test_a_bandit_goes_on_without_an_arm_that_no_window_tells_of_and_says_so(desk: Desk) -> None:
+    first, second, third = experiment(desk, Kind.BANDIT, (replace(HALF, max_seconds=86_400.0),), versions=3)
+
+    def hour(*counted: tuple[Arm, float]) -> Move:
+        desk.window += 1
+        for arm, rate in counted:
+            desk.count_arm("stable" if arm is first else "arm", arm.version, 1_000, rate)
+        desk.now += timedelta(minutes=61)
+        for arm in (second, third):
+            desk.say(arm.version)
+        moved = desk.tick()
+        assert isinstance(moved, Move)
+        return moved
+
+    hour((first, 0.20), (second, 0.30), (third, 0.30))
+    silent = hour((first, 0.40), (second, 0.01))
+    assert silent.reason == f"Thompson sampling; no window of {third.version} since 1970-01-01 00:00:02 UTC"
+    assert desk.latest().arms[2].weight_bp == 500
+    assert desk.rollouts.events(desk.latest())[-1].evidence["silent"] == [
+        silent.reason.removeprefix("Thompson sampling; ")
+    ]
 
 
 def test_the_route_is_written_again_after_redis_has_lost_it(desk: Desk) -> None:

@@ -14,6 +14,8 @@ from flows.parse import parse
 from flows.settings import FlowSettings
 from online_models.contracts.events import (
     ARM_PROPENSITY_FEATURE,
+    ASKED_VARIANT_FEATURE,
+    ASKED_VERSION_FEATURE,
     SHADOW_PLACE_FEATURE,
     SHADOW_VERSION_FEATURE,
     Event,
@@ -28,8 +30,10 @@ from tests.strategies import BOUNDS, ndjson
 
 SAID: dict[str, FeatureValue] = {
     "stage": -1.0,
-    "variant": "canary",
+    "variant": "fallback",
     "weight_bp": 500.0,
+    ASKED_VARIANT_FEATURE: "canary",
+    ASKED_VERSION_FEATURE: "v17",
     ARM_PROPENSITY_FEATURE: 0.05,
     SHADOW_VERSION_FEATURE: "v17",
     SHADOW_PLACE_FEATURE: 0.0,

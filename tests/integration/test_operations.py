@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytest
 
 from online_models.contracts.ids import Epoch
-from online_models.contracts.rollouts import Kind, Phase, Rollout
+from online_models.contracts.rollouts import Kind, Phase, Rollout, Route
 from online_models.errors import RequestReused
 from online_models.ports import NewRollout, RolloutStore
 from online_models.stores import postgres as postgres_store
@@ -20,7 +20,18 @@ from online_models.stores.embedded import Endpoints
 from online_models.stores.postgres_registry import PostgresRegistry
 from online_models.stores.postgres_rollouts import PostgresRollouts
 from serving_api.access import Operator, Role
-from serving_api.rollouts.operations import Done, Impossible, Moved, Operations, Order, Outcome, Unknown, Wish
+from serving_api.rollouts.operations import (
+    PREVIOUS,
+    Done,
+    Forbidden,
+    Impossible,
+    Moved,
+    Operations,
+    Order,
+    Outcome,
+    Unknown,
+    Wish,
+)
 from serving_api.rollouts.readiness import RolloutStores
 from serving_api.rollouts.transitions import Command
 from tests.api_process import FAST, store_settings
@@ -28,6 +39,7 @@ from tests.operator_world import MOVIES, TEST, Operators
 from tests.racing import outcomes
 
 ALICE = Operator("alice", "0a1b2c3d", Role.APPROVER)
+BOB = Operator("bob", "4e5f6a7b", Role.OPERATOR)
 CANARY = Wish(Kind.CANARY, FAST.plan)
 
 
@@ -67,8 +79,10 @@ def meddled(world: Operators, name: str, meddle: Callable[[], object]) -> Operat
     return operations(world, cast(RolloutStore, Meddled(world.rollouts, name, meddle)))
 
 
-def order(epoch: Epoch | None = None, key: str | None = None, asked: str = "0" * 64) -> Order:
-    return Order(ALICE, "seen in the shop", epoch, None if key is None else (key, asked))
+def order(
+    epoch: Epoch | None = None, key: str | None = None, asked: str = "0" * 64, operator: Operator = ALICE
+) -> Order:
+    return Order(operator, "seen in the shop", epoch, None if key is None else (key, asked))
 
 
 def started(world: Operators) -> Rollout:
@@ -136,6 +150,94 @@ def test_a_promotion_during_a_rollback_is_rolled_back_too(world: Operators) -> N
     assert (done.rollout.kind, done.rollout.stable, done.rollout.canary) == (Kind.ROLLBACK, rollout.canary, first)
     assert world.registry.champion(MOVIES) == first
     assert second not in (done.rollout.stable, done.rollout.canary)
+
+
+@pytest.mark.parametrize("operator", [ALICE, BOB])
+def test_a_return_to_the_previous_version_is_not_undone_by_asking_for_it_again(
+    world: Operators, operator: Operator
+) -> None:
+    first, second = world.champions
+    done = operations(world).roll_back(MOVIES, PREVIOUS, order(operator=BOB))
+    assert isinstance(done, Done)
+    refused = operations(world).roll_back(MOVIES, PREVIOUS, order(operator=operator))
+    assert isinstance(refused, Impossible)
+    at = done.rollout.created_at.astimezone(UTC)
+    assert f"{second} was rolled back to {first} already, by key:bob (4e5f6a7b) at {at:%Y-%m-%d %H:%M:%S} UTC" in (
+        refused.reason
+    )
+    assert world.registry.champion(MOVIES) == first
+
+
+def test_what_was_rolled_back_comes_back_by_an_approver_or_by_a_promotion(world: Operators) -> None:
+    _, second = world.champions
+    operations(world).roll_back(MOVIES, PREVIOUS, order(operator=BOB))
+    refused = operations(world).roll_back(MOVIES, second, order(operator=BOB))
+    assert isinstance(refused, Forbidden)
+    assert "rolled back" in refused.reason
+    assert isinstance(operations(world).roll_back(MOVIES, second, order()), Done)
+    assert world.registry.champion(MOVIES) == second
+    rollout = started(world)
+    world.move(rollout, Phase.PROMOTED)
+    done = operations(world).roll_back(MOVIES, PREVIOUS, order(operator=BOB))
+    assert isinstance(done, Done)
+    assert done.rollout.canary == second
+
+
+def test_of_two_who_return_to_the_previous_version_at_once_the_second_is_told(world: Operators) -> None:
+    first, second = world.champions
+    done: list[Outcome] = []
+
+    def twin() -> None:
+        if not done:
+            done.append(operations(world).roll_back(MOVIES, PREVIOUS, order(operator=BOB)))
+
+    refused = meddled(world, "restore", twin).roll_back(MOVIES, PREVIOUS, order())
+    assert isinstance(done[0], Done)
+    assert isinstance(refused, Impossible)
+    assert f"{second} was rolled back to {first} already" in refused.reason
+    assert world.registry.champion(MOVIES) == first
+
+
+def test_previous_is_of_the_champion_that_was_seen(world: Operators) -> None:
+    rollout = started(world)
+
+    def promote() -> None:
+        if world.latest().phase is Phase.PREPARING:
+            world.move(world.latest(), Phase.PROMOTED)
+
+    refused = meddled(world, "restore", promote).roll_back(MOVIES, PREVIOUS, order(operator=BOB))
+    assert isinstance(refused, Impossible)
+    assert f"{rollout.canary} became the champion meanwhile" in refused.reason
+    assert world.registry.champion(MOVIES) == rollout.canary
+
+
+def test_a_rollback_of_an_epoch_aborts_no_rollout_that_has_moved_since(world: Operators) -> None:
+    epoch = started(world).epoch
+    refused = meddled(world, "restore", advances(world, 1)).roll_back(MOVIES, PREVIOUS, order(epoch))
+    assert isinstance(refused, Moved)
+    assert world.latest().phase is Phase.RAMPING
+
+
+def test_a_start_of_an_epoch_begins_nothing_when_rollouts_have_moved_since(world: Operators) -> None:
+    seen = world.latest().epoch
+    rollout = started(world)
+    world.move(rollout, Phase.ABORTED)
+    again = Wish(Kind.CANARY, FAST.plan, rollout.canary)
+    assert isinstance(operations(world).start(MOVIES, again, order(seen)), Moved)
+    assert isinstance(operations(world).start(MOVIES, again, order(world.latest().epoch)), Done)
+
+
+def test_a_route_of_a_time_that_the_rows_do_not_know_is_overtaken(world: Operators) -> None:
+    rollout = started(world)
+    world.routes.put_route(MOVIES, Route(rollout.epoch + 5_000, rollout.canary))  # PostgreSQL is of a backup
+    done = operations(world).command(MOVIES, Command.ABORT, order())
+    assert isinstance(done, Done)
+    assert done.routed
+    assert world.route().stable == world.champions[-1]
+    begun = operations(world).start(MOVIES, Wish(Kind.CANARY, FAST.plan, rollout.canary), order())
+    assert isinstance(begun, Done)
+    assert begun.rollout.epoch > rollout.epoch + 5_000
+    assert (world.route().epoch, world.route().canary) == (begun.rollout.epoch, rollout.canary)
 
 
 def test_a_request_whose_twin_was_faster_is_answered_as_the_twin_was(world: Operators) -> None:

@@ -1,6 +1,7 @@
 """`python -m serving_api keys ...` and `rollout ...` against a served API: what operators type and see, and what it does."""
 
 import json
+import logging
 import re
 import threading
 from collections.abc import Callable, Iterator
@@ -85,7 +86,12 @@ def test_a_key_s_days_are_days(run: Run, days: str) -> None:
 
 
 def test_a_rollout_is_started_looked_at_moved_and_undone(
-    run: Run, world: Operators, fresh_stores: Endpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run,
+    world: Operators,
+    fresh_stores: Endpoints,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     key = key_of(run, "approver")
     monkeypatch.setenv("PENSTOCK_SERVING_API_KEY", key)
@@ -100,7 +106,9 @@ def test_a_rollout_is_started_looked_at_moved_and_undone(
         status, _, err = rollout("start", "--reason", "once more")
         assert (status, "refused: 409" in err, "is open" in err) == (1, True, True)
 
+        caplog.set_level(logging.INFO)
         status, out, _ = rollout("status")
+        assert "httpx" not in [record.name for record in caplog.records]
         assert (status, "preparing before its first stage" in out, "by key:alice" in out) == (0, True, True)
         assert json.loads(rollout("status", "--json")[1])["canary"] == "v3"
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from threading import Event, Thread
 
 import pytest
@@ -30,8 +31,8 @@ class Shelf:
     """Four registered versions, the first of them the champion."""
 
     def __init__(self, dsn: str) -> None:
-        database = Database(dsn)
-        self.registry, self.rollouts = PostgresRegistry(database), PostgresRollouts(database)
+        self.database = Database(dsn)
+        self.registry, self.rollouts = PostgresRegistry(self.database), PostgresRollouts(self.database)
         for version in (V1, V2, V3, V4):
             self.registry.register(manifest(version), SHA256, "test")
         self.rollouts.adopt(MOVIES, V1, "test")
@@ -282,6 +283,88 @@ def test_a_return_aborts_what_is_open(shelf: Shelf, kind: Kind, version: ModelVe
     shelf.rollouts.create(canary(version, V3, automatic=False), OPERATOR)
 
 
+def test_the_last_promotion_is_the_rollout_that_the_champion_came_by(shelf: Shelf) -> None:
+    assert shelf.rollouts.last_promotion(MOVIES) is None
+    crowned = shelf.crown(V2)
+    assert shelf.rollouts.last_promotion(MOVIES) == crowned
+    shelf.end(shelf.rollouts.create(canary(V2, V3), OPERATOR), Phase.ABORTED)
+    assert shelf.rollouts.last_promotion(MOVIES) == crowned
+    back = shelf.restore(V1)
+    assert shelf.rollouts.last_promotion(MOVIES) == back
+    assert shelf.rollouts.last_promotion(PRODUCTS) is None
+
+
+def test_a_return_at_the_epoch_of_a_rollout_that_has_moved_changes_nothing(shelf: Shelf) -> None:
+    shelf.crown(V2)
+    begun = shelf.rollouts.create(canary(V2, V3), OPERATOR)
+    champion = shelf.champion_epoch()[1]
+    ramping = shelf.rollouts.transition(begun, replace(begun, phase=Phase.RAMPING, stage=1, weight_bp=500), OPERATOR)
+    before = shelf.seen()
+    with pytest.raises(StaleEpoch, match=f"expected its youngest rollout at epoch {begun.epoch}"):
+        shelf.rollouts.restore(MOVIES, V1, champion, OPERATOR, begun.epoch)
+    assert shelf.seen() == before
+    assert shelf.rollouts.restore(MOVIES, V1, champion, OPERATOR, ramping.epoch).canary == V1
+
+
+def test_epochs_overtake_one_that_this_database_has_never_given(shelf: Shelf) -> None:
+    shelf.crown(V2)
+    shelf.rollouts.overtake(MOVIES, Epoch(7_000), OPERATOR)
+    version, epoch = shelf.champion_epoch()
+    assert (version, epoch > 7_000) == (V2, True)
+    before = shelf.seen()
+    shelf.rollouts.overtake(MOVIES, Epoch(7_000), OPERATOR)
+    assert (shelf.champion_epoch(), shelf.seen()) == ((V2, epoch), before)
+    begun = shelf.rollouts.create(canary(V2, V3), OPERATOR)
+    assert begun.epoch > epoch
+
+
+def test_an_open_rollout_overtakes_by_a_move_that_changes_nothing_else(shelf: Shelf) -> None:
+    begun = shelf.begin()
+    shelf.rollouts.overtake(MOVIES, Epoch(begun.epoch + 50), OPERATOR)
+    moved = shelf.rollouts.latest(MOVIES)
+    assert moved is not None
+    assert moved.epoch > begun.epoch + 50
+    assert replace(moved, epoch=begun.epoch) == begun
+    last = shelf.rollouts.events(moved)[-1]
+    assert (last.from_phase, last.to_phase, last.epoch) == (begun.phase, begun.phase, moved.epoch)
+    shelf.rollouts.overtake(MOVIES, begun.epoch, OPERATOR)
+    assert shelf.rollouts.latest(MOVIES) == moved
+    with pytest.raises(StoreError, match="expected an epoch below"):
+        shelf.rollouts.overtake(MOVIES, Epoch(2**53 - 1), OPERATOR)
+
+
+def test_two_who_overtake_at_once_do_it_once(postgres: str, shelf: Shelf) -> None:
+    begun = shelf.begin()
+    desks = [PostgresRollouts(Database(postgres)) for _ in range(4)]
+    did = outcomes([partial(each.overtake, MOVIES, Epoch(begun.epoch + 50), OPERATOR) for each in desks])
+    assert did == [None] * 4
+    assert len(shelf.rollouts.events(begun)) == 2
+
+
+@pytest.mark.parametrize(
+    ("plan", "kept"),
+    [
+        (
+            '{"stages": [{"weight_bp": 500, "of_a_later_release": 1}], "policy": {"later": 2}, "more": 3}',
+            Plan((Stage(500),)),
+        ),
+        ('{"stages": "soon"}', Plan()),
+        ('{"stages": [{"weight_bp": 70000}]}', Plan()),
+    ],
+)
+def test_a_plan_of_a_later_release_is_read_as_far_as_it_is_known(
+    shelf: Shelf, plan: str, kept: Plan, caplog: pytest.LogCaptureFixture
+) -> None:
+    begun = shelf.begin()
+    shelf.database.run(lambda cursor: cursor.execute("UPDATE rollouts SET plan = %s::jsonb", (plan,)))
+    found = shelf.rollouts.latest(MOVIES)
+    assert found is not None
+    assert (found.plan, found.id) == (kept, begun.id)
+    assert ("plan_not_read" in caplog.text) is (kept == Plan())
+    aborted = shelf.end(found, Phase.ABORTED)
+    assert aborted.phase is Phase.ABORTED
+
+
 def fresh(shelf: Shelf) -> Epoch:
     return shelf.champion_epoch()[1]
 
@@ -364,11 +447,3 @@ def test_a_reader_sees_no_epoch_fall_while_champions_come_and_go(postgres: str, 
     assert len(set(seen)) > 5
     for column in zip(*seen, strict=True):
         assert list(column) == sorted(column)
-
-
-def test_a_plan_that_cannot_be_read_is_an_error(postgres: str, shelf: Shelf) -> None:
-    begun = shelf.begin()
-    with Database(postgres).transaction() as cursor:
-        cursor.execute("""UPDATE rollouts SET plan = '{"stages": [{"weight_bp": 20000}]}'""")
-    with pytest.raises(StoreError, match=f"rollout {begun.id} of 'movies': expected a plan and arms"):
-        shelf.rollouts.open_rollout(MOVIES)

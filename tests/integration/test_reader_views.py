@@ -30,7 +30,7 @@ from online_models.stores.redis import RedisRoutes
 from online_models.stores.redis_language import RedisLanguageScores
 from online_models.stores.redis_reads import RedisStreamReads
 from serving_api.instruments import Instruments
-from serving_api.model_cache import LoadedVersion
+from serving_api.model_cache import LoadedVersion, ModelCache
 from serving_api.reader import Reader, ReaderStores, ReaderTimes
 from serving_api.retrieval import VersionView
 from tests.artifacts import publish, small_model
@@ -60,10 +60,14 @@ class World:
         self.client.set(keys.blend(MOVIES, self.version), published.blends[self.version])
         self.client.set(keys.publication(MOVIES), published.number)
 
+    def another(self) -> Reader:
+        """A reader that has polled nothing yet."""
+        return reader_of(self.reader._stores)
+
     def poll_until(self, happened: str) -> None:
-        """Poll until there is another view, or something is amiss."""
+        """Poll until there is another view, or a store is amiss."""
         before, until = self.view(), time.monotonic() + 30
-        while self.view() is before and not self.reader.degraded():
+        while self.view() is before and not self.reader._down:
             assert time.monotonic() < until, happened
             time.sleep(0.02)
             self.reader.poll()
@@ -82,6 +86,11 @@ class World:
         return published_of(number, {self.version: learner})
 
 
+def reader_of(stores: ReaderStores) -> Reader:
+    times = ReaderTimes(timedelta(seconds=60), timedelta(seconds=60))
+    return Reader("reader", [MOVIES], stores, times, Instruments(), lambda: datetime.now(UTC))
+
+
 @contextmanager
 def reading(fresh_stores: Endpoints, tmp_path: Path, *, language: bool = False) -> Iterator[World]:
     with closing(redis.connect(fresh_stores.redis_url)) as client:
@@ -90,13 +99,8 @@ def reading(fresh_stores: Endpoints, tmp_path: Path, *, language: bool = False) 
         version = publish(artifacts, registry, MOVIES, MADE, language=language)
         routes = RedisRoutes(client)
         routes.put_route(MOVIES, Route(epoch=1, stable=version))
-        reader = Reader(
-            "reader",
-            [MOVIES],
-            ReaderStores(routes, RedisStreamReads(client), registry, artifacts, PostgresInteractions(database)),
-            ReaderTimes(timedelta(seconds=60), timedelta(seconds=60)),
-            Instruments(),
-            lambda: datetime.now(UTC),
+        reader = reader_of(
+            ReaderStores(routes, RedisStreamReads(client), registry, artifacts, PostgresInteractions(database))
         )
         reader.settle()
         assert not reader.missing()
@@ -140,7 +144,8 @@ def test_torn_scores_of_new_items_are_left_out(
     with reading(fresh_stores, tmp_path, language=True) as world:
         world.reader.poll()
         assert world.view().segments is None
-        assert "segment_scores_unusable" in caplog.text
+        assert caplog.text.count("segment_scores_torn") == 1
+        assert torn_reads(world, "segment_scores") > 0
 
 
 def test_a_torn_publication_leaves_the_old_views_until_a_whole_one_comes(world: World) -> None:
@@ -165,6 +170,71 @@ def test_a_torn_publication_leaves_the_old_views_until_a_whole_one_comes(world: 
     assert world.view().sources.items.ids == [*MADE.items, "new", "newer"]
 
 
+def torn_reads(world: World, what: str) -> float:
+    found = world.reader._instruments.registry.get_sample_value(
+        "penstock_torn_reads_total", {"what": what, "domain": MOVIES}
+    )
+    return found or 0.0
+
+
+def test_a_torn_canary_keeps_stable_from_learning_nothing(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    stores = world.reader._stores
+    other = publish(stores.artifacts, stores.registry, MOVIES, small_model(6, items=20))
+    RedisRoutes(world.client).put_route(MOVIES, Route(2, world.version, other, 500, "salt", rollout_id=1, stage=1))
+    world.reader.settle()
+    for number in (1, 2):
+        world.client.set(keys.item_vectors(MOVIES, other), b"torn")
+        world.client.set(keys.blend(MOVIES, other), b"torn")
+        world.put(world.learned(number, *(f"new-{n}" for n in range(number))))
+        world.poll_until("the publication is taken in")
+    assert world.view().sources.items.ids == [*MADE.items, "new-0", "new-1"]
+    assert not world.reader.degraded()
+    assert (torn_reads(world, "item_vectors"), torn_reads(world, "blend")) == (2.0, 2.0)
+    assert caplog.text.count(f"item_vectors_torn model=movies version={other}") == 1
+
+
+def test_nothing_is_retired_while_the_stable_version_cannot_serve(world: World) -> None:
+    stores = world.reader._stores
+    with closing(ModelCache(MOVIES, stores.artifacts, stores.registry, 60.0, lambda: None)) as cache:
+
+        def held(wanted: ModelVersion, now: float) -> set[ModelVersion]:
+            cache.sync([wanted], now)
+            cache.settle()
+            cache.sync([wanted], now)
+            return set(cache.loaded())
+
+        assert held(world.version, 0.0) == {world.version}
+        for now in (10.0, 100.0, 1_000.0):
+            assert held(ModelVersion("v999"), now) == {world.version}  # which is in no registry
+        other = publish(stores.artifacts, stores.registry, MOVIES, small_model(6, items=20))
+        assert [held(other, now) for now in (2_000.0, 2_059.0)] == [{world.version, other}] * 2
+        assert held(other, 2_060.0) == {other}
+
+
+def test_once_ready_a_process_stays_so_while_it_holds_a_version_of_the_model(world: World) -> None:
+    routes, reader = RedisRoutes(world.client), world.reader
+    absent = ModelVersion("v999")
+    routes.put_route(MOVIES, Route(2, world.version, absent, 0, "salt", rollout_id=1))
+    reader.poll()
+    assert (reader.missing(), reader.degraded()) == ([], [f"movies {absent}: not loaded yet"])
+    routes.put_route(MOVIES, Route(3, absent))
+    reader.settle()
+    assert reader.missing() == []
+    assert reader.degraded() == [f"movies {absent}: refused: movies {absent} is not in the registry"]
+    reader._caches[MOVIES].refuse(world.version, "found out since", time.monotonic())
+    reader.poll()
+    assert reader.missing() == [f"movies {absent}: refused: movies {absent} is not in the registry"]
+
+
+def test_a_process_that_begins_is_ready_with_the_stable_version_and_not_with_another(world: World) -> None:
+    routes, absent = RedisRoutes(world.client), ModelVersion("v999")
+    for epoch, stable, canary, ready in ((2, absent, world.version, False), (3, world.version, absent, True)):
+        routes.put_route(MOVIES, Route(epoch, stable, canary, 0, "salt", rollout_id=1))
+        with closing(world.another()) as reader:
+            reader.settle()
+            assert (world.version in reader.state(MOVIES).versions, not reader.missing()) == (True, ready)
+
+
 def test_a_version_that_cannot_rank_is_refused_and_the_others_go_on_learning(world: World) -> None:
     stores, cache, made = world.reader._stores, world.reader._caches[MOVIES], small_model(6, items=20)
     other = publish(stores.artifacts, stores.registry, MOVIES, made)
@@ -178,7 +248,7 @@ def test_a_version_that_cannot_rank_is_refused_and_the_others_go_on_learning(wor
     trained = trained_of(made.manifest(MOVIES, other, [0, 2]), load(made.files()["factors.safetensors"]), made.items)
     slot.held = replace(slot.held, fold_ins=FoldIns(replace(trained, factors=trained.factors[:1])))
     world.reader.poll()
-    (refused,) = world.reader.missing()
+    (refused,) = world.reader.degraded()
     assert refused.startswith(f"movies {other}: refused: cannot rank: ValueError")
     (status,) = RedisRoutes(world.client).statuses(MOVIES, other, datetime.now(UTC)).values()
     assert status is not None
@@ -186,4 +256,4 @@ def test_a_version_that_cannot_rank_is_refused_and_the_others_go_on_learning(wor
     world.put(world.learned(1, "new"))
     world.poll_until("the publication is taken in")
     assert "new" in world.view().sources.items.ids
-    assert not world.reader.degraded()
+    assert world.reader.degraded() == [refused]

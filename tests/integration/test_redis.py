@@ -261,12 +261,13 @@ def route(epoch: int) -> Route:
     return Route(epoch, V1, V12, 500, "salt", 3, 0)
 
 
-def test_a_route_is_replaced_only_by_a_larger_epoch(client: redis.Redis) -> None:
+def test_a_route_is_never_replaced_by_one_of_a_smaller_epoch(client: redis.Redis) -> None:
     routes = RedisRoutes(client)
-    assert routes.route(MOVIES) is None
+    assert (routes.route(MOVIES), routes.route_epoch(MOVIES)) == (None, None)
     assert routes.put_route(MOVIES, route(5))
-    assert not routes.put_route(MOVIES, Route(5, V12))
+    assert routes.put_route(MOVIES, route(5))
     assert not routes.put_route(MOVIES, Route(4, V12))
+    assert routes.route_epoch(MOVIES) == 5
     assert routes.route(MOVIES) == route(5)
     assert routes.put_route(MOVIES, Route(10, V12))
     assert routes.route(MOVIES) == Route(10, V12)
@@ -277,6 +278,17 @@ def test_epochs_are_compared_as_numbers_up_to_2_to_the_53(client: redis.Redis) -
     largest = 2**53 - 1
     for epoch, replaced in ((9, True), (10, True), (largest - 1, True), (largest, True), (largest - 1, False)):
         assert routes.put_route(MOVIES, route(epoch)) is replaced
+
+
+@pytest.mark.parametrize("torn", [{"document": b"\x00"}, {"document": b""}, {"epoch": b"x", "document": b"{}"}])
+def test_a_torn_route_is_healed_by_whoever_writes_it_again(client: redis.Redis, torn: dict[str, bytes]) -> None:
+    routes = RedisRoutes(client)
+    assert routes.put_route(MOVIES, route(5))
+    client.hset(keys.route(MOVIES), mapping=torn)  # type: ignore[arg-type]
+    with pytest.raises(StoreError):
+        routes.route(MOVIES)
+    assert routes.put_route(MOVIES, route(5))
+    assert (routes.route(MOVIES), routes.route_epoch(MOVIES)) == (route(5), 5)
 
 
 def test_under_racing_writers_a_reader_never_sees_the_epoch_fall(redis_url: str) -> None:

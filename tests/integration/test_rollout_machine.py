@@ -1,13 +1,16 @@
-"""Rollouts under everything at once: two controllers that are killed, operators, readers that come and go, and real stores.
+"""Rollouts under everything at once: two controllers and operators that are killed, readers that come and go, and real stores,
+one emptied, the other brought back from a backup.
 
 Hypothesis chooses what happens; whatever it is, a model has one open rollout at most, weights go along the table, routes never go
-back, and a tick that is let finish leaves the route that the rows stand for.
+back, a tick that is let finish leaves the route that the rows stand for, and what was rolled back stays so until an approver or a
+promotion brings it back.
 """
 
 import itertools
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack, closing, suppress
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
@@ -21,11 +24,19 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from redis import Redis
 
-from online_models.contracts.ids import ModelName
-from online_models.contracts.registry import Alias
-from online_models.contracts.rollouts import FULL_WEIGHT_BP, OPEN_PHASES, Kind, Phase, Plan, Rollout
-from online_models.errors import StaleEpoch
+from online_models.contracts.ids import ModelName, ModelVersion
+from online_models.contracts.rollouts import (
+    FULL_WEIGHT_BP,
+    OPEN_PHASES,
+    Kind,
+    Phase,
+    Plan,
+    Rollout,
+    RolloutEvent,
+    Route,
+)
 from online_models.ports import Act
 from online_models.stores import postgres as postgres_store
 from online_models.stores import redis as redis_store
@@ -33,10 +44,14 @@ from online_models.stores.embedded import Endpoints
 from online_models.stores.filesystem import FilesystemArtifacts
 from online_models.stores.postgres import Database, one
 from online_models.stores.redis import RedisRoutes
+from serving_api.access import Operator, Role
 from serving_api.rollouts.controller import Controller
 from serving_api.rollouts.decisions import Create
+from serving_api.rollouts.operations import PREVIOUS, Done, Impossible, Moved, Operations, Order, Outcome, Wish
+from serving_api.rollouts.plans import plan_for
 from serving_api.rollouts.ramp import ramp
-from serving_api.rollouts.route_projection import project, route_of
+from serving_api.rollouts.readiness import RolloutStores, readiness_of
+from serving_api.rollouts.route_projection import ACTOR, route_of
 from serving_api.rollouts.transitions import Command, Decision, Ready, command
 from tests.rollout_desk import PACE, PLAN, Desk
 from tests.store_fuse import Fuse, Killed, fused
@@ -45,18 +60,37 @@ SHORT = Plan(ramp((5, 50), 200, 0.1, PACE), PLAN.policy)
 MOST_VERSIONS = 12
 WHO = st.integers(0, 1)
 FUSES = st.one_of(st.none(), st.builds(Fuse, st.integers(1, 14), st.booleans()))
+ALICE = Operator("alice", "0a1b2c3d", Role.APPROVER)
+BOB = Operator("bob", "4e5f6a7b", Role.OPERATOR)
 _numbers = itertools.count()
+
+
+@dataclass(frozen=True, slots=True)
+class Ordered:
+    """How an operator asks: at the epoch of the rollout as it is now, as they saw it before, or none; keyed to be done once."""
+
+    operator: Operator
+    epoch: str
+    keyed: bool
+
+
+ORDERS = st.builds(
+    Ordered, st.sampled_from([ALICE, BOB]), st.sampled_from(["none", "now", "now", "before"]), st.booleans()
+)
 
 
 class Rollouts(RuleBasedStateMachine):
     """One model, two controllers on connections of their own, and everybody who acts on its rollouts."""
 
-    def __init__(self, databases: list[Database], routes: RedisRoutes, artifacts: FilesystemArtifacts) -> None:
+    def __init__(self, databases: list[Database], client: Redis, artifacts: FilesystemArtifacts) -> None:
         super().__init__()
+        routes = RedisRoutes(client)
         self.databases = databases
         self.desk = Desk(databases[2], routes, artifacts, ModelName(f"model-{next(_numbers)}"), SHORT)
         self.controllers = [self.desk.build(name, databases[who]) for who, name in enumerate(("one", "two"))]
-        self.versions = 0
+        self.stores = RolloutStores(self.desk.registry, self.desk.rollouts, routes, artifacts)
+        self.client = client
+        self.versions: list[ModelVersion] = []
         self.remembered: Rollout | None = None
         self.epoch = 0
 
@@ -67,11 +101,10 @@ class Rollouts(RuleBasedStateMachine):
         self.publish()
         self.tick(0, None)
 
-    @precondition(lambda self: self.versions < MOST_VERSIONS)
+    @precondition(lambda self: len(self.versions) < MOST_VERSIONS)
     @rule()
     def publish(self) -> None:
-        self.versions += 1
-        self.desk.publish(self.versions)
+        self.versions.append(self.desk.publish(len(self.versions) + 1))
 
     @rule(who=WHO, fuse=FUSES)
     def tick(self, who: int, fuse: Fuse | None) -> None:
@@ -135,39 +168,67 @@ class Rollouts(RuleBasedStateMachine):
         self.tick(0, None)
 
     @rule()
+    def redis_is_emptied(self) -> None:
+        """Readers, sums and the route are gone, until each is said again."""
+        self.client.flushdb()
+        self.epoch = min(self.epoch, self._standing().epoch)  # nobody knows any more of a time before a backup
+
+    @rule(ahead=st.integers(1, 3_000))
+    def postgresql_is_of_a_backup(self, ahead: int) -> None:
+        """The route is of a rollout that no row knows of."""
+        epoch = max(self._standing().epoch, self.desk.routes.route_epoch(self.desk.model) or 0) + ahead
+        self.desk.routes.put_route(self.desk.model, Route(epoch, self.versions[-1]))
+
+    @rule()
     def an_operator_looks_at_it(self) -> None:
         self.remembered = self._latest()
 
-    @rule(which=st.sampled_from(Command), looks=st.booleans())
-    def an_operator_acts_on_what_they_saw(self, which: Command, looks: bool) -> None:
+    @rule(which=st.sampled_from(Command), order=ORDERS, fuse=FUSES)
+    def an_operator_commands(self, which: Command, order: Ordered, fuse: Fuse | None) -> None:
         latest = self._latest()
-        seen = latest if looks else self.remembered
-        if seen is None or latest is None:
-            return
-        decision = command(seen, which, "an operator's reason", Ready(), self.desk.now)
-        if not isinstance(decision, Decision):
-            return
-        try:
-            self.desk.rollouts.transition(seen, decision.rollout, Act("key:alice", decision.reason, {}))
-        except StaleEpoch:
-            assert seen.epoch != latest.epoch
-        else:
-            assert seen.epoch == latest.epoch
-        project(self.desk.rollouts, self.desk.routes, self.desk.model)
-        self._route_is_of_the_rows()
+        ready = None if latest is None else readiness_of(self.stores, latest, self.desk.now)
+        trail = self._trail()
+        done = self._ordered(order, fuse, lambda operations, told: operations.command(self.desk.model, which, told))
+        if isinstance(done, Done):
+            assert len(self._trail()) == len(trail) + 1
+            assert which is not Command.PROMOTE or isinstance(ready, Ready)
 
-    @rule()
-    def an_operator_returns_to_the_version_before(self) -> None:
-        champion = self.desk.rollouts.champion_epoch(self.desk.model)
-        previous = self.desk.registry.aliases(self.desk.model).get(Alias.PREVIOUS)
-        if champion is None or previous is None:
+    @rule(
+        kind=st.sampled_from([Kind.CANARY, Kind.AB, Kind.AA]),
+        canary=st.integers(0, MOST_VERSIONS),
+        order=ORDERS,
+        fuse=FUSES,
+    )
+    def an_operator_starts(self, kind: Kind, canary: int, order: Ordered, fuse: Fuse | None) -> None:
+        version = None if kind is Kind.AA else self.versions[canary % len(self.versions)]
+        wish, before = Wish(kind, plan_for(kind, SHORT), version), self._history()
+        done = self._ordered(order, fuse, lambda operations, told: operations.start(self.desk.model, wish, told))
+        if isinstance(done, Done):
+            assert len(self._history()) == len(before) + 1
+            assert not before or before[0].phase not in OPEN_PHASES
+
+    @rule(to=st.none() | st.integers(0, MOST_VERSIONS), order=ORDERS, fuse=FUSES)
+    def an_operator_rolls_back(self, to: int | None, order: Ordered, fuse: Fuse | None) -> None:
+        wanted = PREVIOUS if to is None else self.versions[to % len(self.versions)]
+        promotion, before = self.desk.rollouts.last_promotion(self.desk.model), self._history()
+        done = self._ordered(order, fuse, lambda operations, told: operations.roll_back(self.desk.model, wanted, told))
+        if not isinstance(done, Done):
             return
-        back = self.desk.rollouts.restore(self.desk.model, previous.version, champion[1], Act("key:alice", "back", {}))
-        assert (back.kind, back.phase) == (Kind.ROLLBACK, Phase.PROMOTED)
-        route = project(self.desk.rollouts, self.desk.routes, self.desk.model)
-        assert route is not None
-        assert (route.stable, route.canary) == (previous.version, None)
-        self._route_is_of_the_rows()
+        assert (done.rollout.kind, done.rollout.phase) == (Kind.ROLLBACK, Phase.PROMOTED)
+        assert len(self._history()) == len(before) + 1
+        assert self.desk.rollouts.open_rollout(self.desk.model) is None
+        if wanted == PREVIOUS or order.operator is BOB:
+            assert promotion is not None
+            assert (promotion.kind, done.rollout.canary) == (Kind.CANARY, promotion.stable)
+
+    @precondition(lambda self: self._undone() is not None)
+    @rule(operator=st.sampled_from([ALICE, BOB]))
+    def an_operator_asks_for_the_same_rollback_again(self, operator: Operator) -> None:
+        champion = self.desk.rollouts.champion_epoch(self.desk.model)
+        refused = self._desk_of(self.stores).roll_back(self.desk.model, PREVIOUS, Order(operator, "once more"))
+        assert isinstance(refused, Impossible)
+        assert "already, by key:" in refused.reason
+        assert self.desk.rollouts.champion_epoch(self.desk.model) == champion
 
     @invariant()
     def a_model_has_one_open_rollout_at_most(self) -> None:
@@ -193,20 +254,31 @@ class Rollouts(RuleBasedStateMachine):
         if latest.phase not in OPEN_PHASES:
             assert latest.weight_bp == (FULL_WEIGHT_BP if latest.phase is Phase.PROMOTED else 0)
         else:
-            assert latest.weight_bp == (SHORT.stages[latest.stage].weight_bp if latest.stage >= 0 else 0)
+            assert latest.weight_bp == (latest.plan.stages[latest.stage].weight_bp if latest.stage >= 0 else 0)
+
+    @invariant()
+    def what_was_rolled_back_comes_back_by_an_approver_or_a_promotion(self) -> None:
+        rolled_back = set[ModelVersion]()
+        for rollout in reversed(self._history()):
+            if rollout.phase is not Phase.PROMOTED:
+                continue
+            if rollout.kind is Kind.ROLLBACK:
+                role = self.desk.rollouts.events(rollout)[0].evidence["role"]
+                assert rollout.canary not in rolled_back or role == Role.APPROVER
+                rolled_back.add(rollout.stable)
+            rolled_back.discard(rollout.canary)
 
     @invariant()
     def the_champion_is_what_was_promoted_last(self) -> None:
         champion = self.desk.rollouts.champion_epoch(self.desk.model)
-        rollouts = self.desk.rollouts.history(self.desk.model, 100)
-        promoted = next((each for each in rollouts if each.phase is Phase.PROMOTED), None)
+        promoted = next((each for each in self._history() if each.phase is Phase.PROMOTED), None)
         if promoted is not None:
             assert champion is not None
             assert champion[0] == promoted.canary
 
     def teardown(self) -> None:
         """Whatever has happened, the audit trail is whole, and the next rollout can begin."""
-        for rollout in self.desk.rollouts.history(self.desk.model, 100):
+        for rollout in self._history():
             self._trail_is_whole(rollout)
         self.tick(1, None)
         open_one = self.desk.rollouts.open_rollout(self.desk.model)
@@ -241,6 +313,52 @@ class Rollouts(RuleBasedStateMachine):
             work(mortal)
         self.controllers[who] = self.desk.build("successor", self.databases[who])
 
+    def _ordered(
+        self, order: Ordered, fuse: Fuse | None, ask: Callable[[Operations, Order], Outcome]
+    ) -> Outcome | None:
+        """What an operator is told in the end; None where their process was killed, and they did not ask again.
+
+        With an idempotency key they ask again, and what was done then is not done twice.
+        """
+        latest, champion = self._latest(), self.desk.rollouts.champion_epoch(self.desk.model)
+        assert champion is not None
+        present = champion[1] if latest is None else latest.epoch
+        seen = {"none": None, "now": present, "before": self.remembered.epoch if self.remembered else present}
+        key = f"k{next(_numbers)}" if order.keyed else None
+        told = Order(order.operator, "a reason", seen[order.epoch], None if key is None else (key, "0" * 64))
+        outcome: Outcome | None = None
+        with suppress(Killed):
+            outcome = ask(self._desk_of(self.stores if fuse is None else fused(self.stores, fuse)), told)
+        if key is not None:
+            again = ask(self._desk_of(self.stores), told)
+            if isinstance(outcome, Done):
+                assert isinstance(again, Done)
+                assert again.rollout == outcome.rollout
+            outcome = again
+        if isinstance(outcome, Moved):
+            assert told.epoch != present
+        if isinstance(outcome, Done):
+            assert told.epoch in (None, present)
+            assert outcome.routed
+            self._route_is_of_the_rows()
+        return outcome
+
+    def _desk_of(self, stores: RolloutStores) -> Operations:
+        return Operations(stores, lambda: self.desk.now)
+
+    def _history(self) -> list[Rollout]:
+        return self.desk.rollouts.history(self.desk.model, 100)
+
+    def _trail(self) -> list[RolloutEvent]:
+        """What people and controllers did to the youngest rollout."""
+        latest = self._latest()
+        events = [] if latest is None else self.desk.rollouts.events(latest)
+        return [event for event in events if event.actor != ACTOR]
+
+    def _undone(self) -> Rollout | None:
+        promotion = self.desk.rollouts.last_promotion(self.desk.model)
+        return promotion if promotion is not None and promotion.kind is Kind.ROLLBACK else None
+
     def _latest(self) -> Rollout | None:
         return self.desk.rollouts.latest(self.desk.model)
 
@@ -249,9 +367,12 @@ class Rollouts(RuleBasedStateMachine):
         return latest is not None and latest.phase in OPEN_PHASES and latest.stage >= 0
 
     def _route_is_of_the_rows(self) -> None:
+        assert self.desk.routes.route(self.desk.model) == self._standing()
+
+    def _standing(self) -> Route:
         champion = self.desk.rollouts.champion_epoch(self.desk.model)
         assert champion is not None
-        assert self.desk.routes.route(self.desk.model) == route_of(*champion, self._latest())
+        return route_of(*champion, self._latest())
 
 
 def test_whatever_happens_rollouts_stay_sound(fresh_stores: Endpoints, tmp_path: Path) -> None:
@@ -262,7 +383,7 @@ def test_whatever_happens_rollouts_stay_sound(fresh_stores: Endpoints, tmp_path:
 
         class Machine(Rollouts):
             def __init__(self) -> None:
-                super().__init__(databases, RedisRoutes(client), artifacts)
+                super().__init__(databases, client, artifacts)
 
         run_state_machine_as_test(
             Machine,

@@ -291,6 +291,11 @@ def test_a_bandit_begins_with_equal_shares_the_champion_first(desk: Desk) -> Non
     assert [stage.weight_bp for stage in rollout.plan.stages] == [6_666]
 
 
+def test_the_forecast_of_an_experiment_is_about_telling_its_versions_apart(desk: Desk) -> None:
+    told = desk.start(kind="ab", canary="v3").json()["forecast"]
+    assert [stage["limited_by"] for stage in told["stages"]] == ["proof of a difference"]
+
+
 def test_a_language_model_is_no_arm_of_a_bandit(desk: Desk) -> None:
     adapter = desk.world.publish(7, language=True)
     answer = desk.start(kind="bandit", arms=["v2", adapter])
@@ -301,11 +306,30 @@ def test_stages_and_a_gate_of_the_operator_s_own_are_kept_with_the_rollout(desk:
     stages = [{"weight_bp": 1_000, "min_users": 7}, {"weight_bp": 9_000, "margin": 0.05}]
     rollout = desk.started(stages=stages, gate={"metric": "ctr", "breaker_requests": 30})
     assert [(stage.weight_bp, stage.min_users, stage.margin) for stage in rollout.plan.stages] == [
-        (1_000, 7, None),
+        (1_000, 7, pytest.approx(0.1 / 0.9)),
         (9_000, 100, 0.05),
     ]
     assert (rollout.plan.policy.metric, rollout.plan.policy.breaker_requests) == ("ctr", 30)
     assert desk.get().json()["plan"]["policy"]["metric"] == "ctr"
+
+
+@pytest.mark.parametrize("own", [{"stages": [{"weight_bp": 5_000, "max_seconds": 120.0}]}, {"gate": {"margin": 0.2}}])
+def test_stages_and_a_gate_of_one_s_own_take_an_approver(desk: Desk, own: dict[str, object]) -> None:
+    seen = desk.world.latest()
+    answer = desk.post("", Role.OPERATOR, {**BODY, **own}, matched=False)
+    assert (answer.status_code, "approver" in answer.text) == (403, True)
+    assert desk.world.latest() == seen
+    assert desk.post("", Role.APPROVER, {**BODY, **own}, matched=False).status_code == 201
+
+
+def test_a_gate_with_a_field_that_nobody_knows_is_refused(desk: Desk) -> None:
+    answer = desk.start(gate={"margn": 0.1})
+    assert (answer.status_code, "margn" in answer.text) == (422, True)
+
+
+def test_a_start_at_an_epoch_that_is_over_is_refused(desk: Desk) -> None:
+    answer = desk.post("", If_Match='"1"')
+    assert (answer.status_code, "epoch 1," in answer.text) == (412, True)
 
 
 def test_a_margin_of_the_operator_s_own_holds_in_every_stage(desk: Desk) -> None:
@@ -334,8 +358,12 @@ def test_a_rollback_ends_the_open_rollout_and_serves_at_once(desk: Desk) -> None
     eventually(lambda: desk.api.recommend("u1")["model_version"] == first, "the API serves it")
     again = desk.post("rollback", body={**BODY, "version": first}, matched=False)
     assert (again.status_code, "is the champion already" in again.text) == (409, True)
-    back = desk.post("rollback", Role.OPERATOR, {**BODY, "version": "previous"}, matched=False)
-    assert (back.status_code, back.json()["canary"]) == (200, second)
+    for role in (Role.OPERATOR, Role.APPROVER):
+        back = desk.post("rollback", role, {**BODY, "version": "previous"}, matched=False)
+        assert (back.status_code, f"{second} was rolled back to {first} already" in back.text) == (409, True)
+    assert desk.post("rollback", Role.OPERATOR, {**BODY, "version": second}, matched=False).status_code == 403
+    forth = desk.post("rollback", Role.APPROVER, {**BODY, "version": second}, matched=False)
+    assert (forth.status_code, forth.json()["canary"]) == (200, second)
 
 
 def test_a_version_whose_artifact_is_collected_or_damaged_is_not_returned_to(desk: Desk) -> None:

@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 
 from online_models.contracts.ids import ModelVersion
-from online_models.contracts.rollouts import Phase, Rollout, Served, VariantWindow
+from online_models.contracts.rollouts import Phase, ReaderStatus, Rollout, Served, VariantWindow
 from online_models.stores.embedded import Endpoints
 from online_models.stores.postgres_windows import PostgresWindows
 from serving_api.access import Role
 from serving_api.commands.lines import history_lines, start_lines, status_lines
+from tests.api_process import eventually
 from tests.operator_world import MOVIES, Desk, operator_desk
 
 
@@ -88,6 +89,16 @@ def test_a_bandit_and_a_rollback_are_shown_as_well(desk: Desk) -> None:
     assert (back["kind"], back["phase"], back["plan"]["stages"], back["stages"]) == ("rollback", "promoted", [], [])
 
 
+def test_a_rollback_tells_what_readers_say_of_the_version_that_was_returned_to(desk: Desk) -> None:
+    routes, (first, _) = desk.world.routes, desk.world.champions
+    assert desk.post("rollback", body={"version": "previous", "reason": "a slip"}).status_code == 200
+    eventually(lambda: desk.get().json()["outlook"] == "promoted is final", "the reader holds the version")
+    routes.heartbeat(MOVIES, "another", desk.api.parts.clock())
+    assert desk.get().json()["outlook"] == "promoted is final; waiting for reader another"
+    routes.put_status(MOVIES, "another", ReaderStatus(first, ready=False, error="golden query 0"))
+    assert desk.get().json()["outlook"] == "promoted is final; refused by reader another: golden query 0"
+
+
 def test_the_history_names_who_did_what_and_why_the_youngest_first(desk: Desk) -> None:
     desk.started()
     desk.post("pause", Role.OPERATOR, {"reason": "looking at it"})
@@ -112,12 +123,47 @@ def test_lines_for_people_name_the_boundaries_and_what_happened(desk: Desk) -> N
     assert lines[0] == f"movies rollout {rollout.id} (canary): v3 beside v2"
     assert lines[1].strip() == f"ramping in stage 3, 50 % of users, epoch {rollout.epoch}"
     assert "by test: set up" in lines[2]
-    for words in ("gates: Failed", "harm", "of 3.507", "canary 2000 of 500", "errors", "the next tick makes it rolled"):
+    for words in ("gates: Failed", "harm", "of 3.689", "canary 2000 of 500", "errors", "the next tick makes it rolled"):
         assert words in text, text
     history = history_lines(desk.get("/history").content)
     assert history[0].split() == ["rollout", "when", "epoch", "phase", "stage", "weight", "who", "why"]
     assert len(history) == 5
     assert sum("ramping" in line and "50 %" in line for line in history) == 1
+
+
+def test_lines_of_a_shadow_tell_requests_for_nobody_is_on_its_canary(desk: Desk) -> None:
+    desk.started()
+    rollout = desk.world.ramp(0)
+    needed = rollout.plan.stages[0]
+    served = Served(requests=7, users=7, latency=(7, *[0] * 12))
+    desk.world.routes.put_served(MOVIES, rollout.id, "reader-7", {(0, "canary"): served})
+    lines = [line.split() for line in status_lines(desk.get().content)]
+    (told,) = [line for line in lines if line[:2] == ["requests", "canary"]]
+    assert told == f"requests canary 7 of {needed.min_users}, stable 0 of {needed.min_stable_users}".split()
+    assert not [line for line in lines if line[:2] == ["users", "canary"]]
+
+
+def test_a_rollout_whose_plan_nobody_can_read_is_shown_and_ended(desk: Desk) -> None:
+    desk.started()
+    desk.world.ramp(2)
+    desk.world.database.run(lambda cursor: cursor.execute("UPDATE rollouts SET plan = '[]' WHERE phase = 'ramping'"))
+    told = desk.get()
+    assert (told.status_code, "its plan has no such stage" in told.json()["outlook"]) == (200, True)
+    assert desk.get("/history").status_code == 200
+    ended = desk.post("abort")
+    assert (ended.status_code, ended.json()["phase"], ended.json()["routed"]) == (200, "aborted", True)
+
+
+@pytest.mark.parametrize("column", ["kind", "phase"])
+def test_a_row_that_nobody_can_read_is_told_of(desk: Desk, column: str) -> None:
+    desk.started()
+    with desk.world.database.transaction() as cursor:
+        cursor.execute(f"ALTER TABLE rollouts DROP CONSTRAINT rollouts_{column}_check")
+        cursor.execute(f"UPDATE rollouts SET {column} = 'of a later release'")
+    for rest in ("", "/history"):
+        told = desk.get(rest)
+        assert (told.status_code, "of a later release" in told.text) == (503, True)
+    assert desk.post("abort", matched=False).status_code == 409
 
 
 def test_lines_of_a_start_tell_the_forecast_and_its_warnings(desk: Desk) -> None:

@@ -13,7 +13,7 @@ from online_models.contracts.ids import ModelVersion, RolloutId
 from online_models.contracts.rollouts import Route, Served
 from online_models.stores import redis
 from online_models.stores.redis import RedisRoutes
-from serving_api.assignment import Variant
+from serving_api.assignment import Assignment, Variant
 from serving_api.served import NEWS_SECONDS, Outcome, ServedCounts, ServedPublisher
 from tests.api_process import eventually
 from tests.own_redis import running_redis
@@ -33,7 +33,7 @@ def client(redis_url: str) -> Iterator[redis_client.Redis]:
 
 
 def count(counts: ServedCounts, outcome: Outcome = GOOD, route: Route = ROUTE, user: str = "u") -> None:
-    counts.add(MOVIES, route, Variant.CANARY, user, outcome)
+    counts.add(MOVIES, route, Assignment(ModelVersion("v2"), Variant.CANARY, 0.05), user, outcome)
 
 
 def canary(client: redis_client.Redis, rollout_id: RolloutId = ROLLOUT) -> Served:

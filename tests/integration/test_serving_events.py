@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from online_models.contracts.events import MAX_ID_LENGTH, MAX_LINE_BYTES, timestamp_ms
+from online_models.contracts.events import API_FEATURES, MAX_ID_LENGTH, MAX_LINE_BYTES, timestamp_ms
 from online_models.stores.embedded import Endpoints
 from tests.api_process import Api, logged_events, started_api, store_settings
 
@@ -63,6 +63,36 @@ def test_one_bad_event_refuses_the_whole_body_with_its_reason(
     assert error["index"] == 1
     assert reason in error["reason"]
     assert logged_events(tmp_path) == []
+
+
+SEEN = {**CLICK, "type": "impression", "request_id": "r", "position": 0, "model_version": "v1", "propensity": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("claim", "named"),
+    [({"rollout_id": 7}, "rollout_id"), ({"rollout_id": 0}, "rollout_id")]
+    + [({"features": {name: 1.0, "genres": ["Drama"]}}, f"features.{name}") for name in sorted(API_FEATURES)]
+    + [({"features": {"variant": "canary"}}, "features.variant")],
+)
+def test_an_impression_that_says_what_the_api_alone_says_is_refused_alone_and_among_others(
+    api: Api, tmp_path: Path, claim: dict[str, object], named: str
+) -> None:
+    for body, index in (({**SEEN, **claim}, 0), ([CLICK, SEEN, {**SEEN, **claim}], 2)):
+        response = api.post("/v1/events", json.dumps(body).encode())
+        assert response.status_code == 422
+        (error,) = response.json()["errors"]
+        assert error == {
+            "index": index,
+            "reason": f"{named}: of an impression the API alone says it, and logs it itself",
+        }
+    assert logged_events(tmp_path) == []
+
+
+def test_an_impression_of_one_s_own_and_a_click_that_repeats_its_rollout_are_appended(api: Api, tmp_path: Path) -> None:
+    click = {**CLICK, "request_id": "r", "rollout_id": 7, "features": {"variant": "canary"}}
+    sent = [{**SEEN, "features": {"genres": ["Drama"]}}, {**SEEN, "rollout_id": None}, click]
+    assert api.post("/v1/events", json.dumps(sent).encode()).status_code == 202
+    assert [event.rollout_id for event in logged_events(tmp_path)] == [None, None, 7]
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[NaN]", b"\xff\xfe", b"[" * 100_000])

@@ -193,7 +193,7 @@ def test_a_damaged_canary_is_refused_with_a_clear_error_and_stable_goes_on(
         assert str(directory) in api.get("/readyz").text
         answer = api.recommend("u1")
         assert (answer["model_version"], answer["variant"]) == (setup.version, "fallback")
-        assert answer["rollout_id"] is None  # stable stood in for the canary: it counts for no arm
+        assert answer["rollout_id"] == 1  # stable stood in for the canary, on the canary's account
         assert "penstock_artifacts_refused_total" in api.get("/metrics").text
 
 

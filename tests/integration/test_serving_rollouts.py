@@ -8,7 +8,14 @@ from dataclasses import replace
 
 import pytest
 
-from online_models.contracts.events import ARM_PROPENSITY_FEATURE, SHADOW_PLACE_FEATURE, SHADOW_VERSION_FEATURE
+from online_models.contracts.events import (
+    ARM_PROPENSITY_FEATURE,
+    ASKED_VARIANT_FEATURE,
+    ASKED_VERSION_FEATURE,
+    SHADOW_PLACE_FEATURE,
+    SHADOW_VERSION_FEATURE,
+    Event,
+)
 from online_models.contracts.ids import ModelVersion, RolloutId
 from online_models.contracts.rollouts import FULL_WEIGHT_BP, Arm, Route, Served
 from online_models.stores import postgres as postgres_store
@@ -16,6 +23,7 @@ from online_models.stores.filesystem import FilesystemArtifacts
 from online_models.stores.postgres_registry import PostgresRegistry
 from online_models.stores.redis import RedisRoutes
 from serving_api.assignment import assigned
+from serving_api.reader import versions_of
 from tests.api_process import FAST, Api, eventually, item_ids, logged_events, started_api
 from tests.artifacts import publish, small_model
 from tests.damage import raising
@@ -50,7 +58,7 @@ def route(world: World, api: Api, to: Route) -> Route:
 
     def holds() -> bool:
         state = api.reader.state(MOVIES)
-        return state.route == to and not api.reader.missing()
+        return state.route == to and set(versions_of(to)) <= set(state.versions)
 
     eventually(holds, f"{to} is served")
     return to
@@ -96,15 +104,27 @@ def test_a_canary_that_raises_costs_nobody_anything_and_redis_knows_within_a_sec
     assert {response.status_code for response in responses} == {200}
     for user, answer in zip(USERS, [response.json() for response in responses], strict=True):
         assert item_ids(answer) == by_stable[user]
-        assert (answer["model_version"], answer["variant"], answer["rollout_id"]) == (world.version, "fallback", None)
+        assert (answer["model_version"], answer["variant"], answer["rollout_id"]) == (
+            world.version,
+            "fallback",
+            ROLLOUT,
+        )
         assert (answer["source"], answer["degraded"]) == ("fold_in", False)
-    assert (said.requests, said.errors, said.fallbacks, said.empty) == (len(USERS),) * 3 + (0,)
+    assert (said.requests, said.errors, said.fallbacks, said.stood_in, said.empty) == (len(USERS),) * 4 + (0,)
     assert (said.users, said.user_errors, said.user_fallbacks) == (len(USERS),) * 3
     metric = {"model": MOVIES, "variant": "canary"}
     assert api.parts.instruments.registry.get_sample_value("penstock_version_errors_total", metric) == len(USERS)
     events = [each for each in logged_events(world.settings.home, 20 * len(USERS)) if each.user_id in USERS][-400:]
-    assert {(each.features or {})["variant"] for each in events} == {"fallback"}
-    assert {(each.model_version, each.rollout_id) for each in events} == {(world.version, None)}
+    assert {(each.model_version, each.rollout_id) for each in events} == {(world.version, ROLLOUT)}
+    assert {asked_of(each) for each in events} == {("fallback", "canary", other, 1.0)}
+
+
+def asked_of(event: Event) -> tuple[object, object, object, object]:
+    """What an impression says of who answered, and of the arm of its user."""
+    said = event.features or {}
+    names = ("variant", ASKED_VARIANT_FEATURE, ASKED_VERSION_FEATURE, ARM_PROPENSITY_FEATURE)
+    who, arm, version, propensity = (said.get(name) for name in names)
+    return who, arm, version, propensity
 
 
 def test_lists_of_pages_and_of_many_users_are_made_by_stable_too(world: World, api: Api, other: ModelVersion) -> None:
@@ -118,6 +138,8 @@ def test_lists_of_pages_and_of_many_users_are_made_by_stable_too(world: World, a
     assert {(each["model_version"], each["variant"]) for each in many.json()["answers"]} == {
         (world.version, "fallback")
     }
+    pages = logged_events(world.settings.home, 10)
+    assert {(*asked_of(each), each.rollout_id) for each in pages} == {("fallback", "canary", other, 1.0, ROLLOUT)}
     said = told(world, 1 + len(USERS))["canary"]  # a page is no request of a version
     assert (said.errors, said.users) == (1 + len(USERS), len(USERS))
 
@@ -161,12 +183,17 @@ def test_what_arms_came_to_is_told_by_variant_and_impressions_say_how_likely_the
     assert {variant: each.requests for variant, each in said.items()} == dict(asked)
     assert {variant: each.users for variant, each in said.items()} == dict(first)
     assert sum(each.fallbacks for each in said.values()) == 1  # nobody's, by popularity
+    assert {each.stood_in for each in said.values()} == {0}  # for which no version is to blame
     assert {each.errors for each in said.values()} == {0}
     assert {sum(each.latency) - each.requests for each in said.values()} == {0}
-    shares = {"canary": 0.25, "stable": 0.75, "fallback": None}
+    shares = {"canary": 0.25, "stable": 0.75}
     for event in logged_events(world.settings.home, 10 * (len(USERS) + 11)):
-        assert event.features is not None
-        assert event.features.get(ARM_PROPENSITY_FEATURE) == shares[str(event.features["variant"])]
+        arm = assigned(str(event.user_id), to)
+        assert event.rollout_id == ROLLOUT
+        stood_in = event.user_id == "nobody"
+        who = ("fallback", arm.variant, arm.version) if stood_in else (arm.variant, None, None)
+        assert asked_of(event) == (*who, shares[arm.variant])
+        assert event.model_version == (None if stood_in else arm.version)
 
 
 def test_a_rollout_that_prepares_and_none_at_all_count_nothing(world: World, api: Api, other: ModelVersion) -> None:
@@ -174,8 +201,9 @@ def test_a_rollout_that_prepares_and_none_at_all_count_nothing(world: World, api
     api.recommend(USERS[0])
     time.sleep(0.2)
     assert RedisRoutes(world.client).served(MOVIES, ROLLOUT) == {}
-    (event, *_) = logged_events(world.settings.home, 10)
-    assert ARM_PROPENSITY_FEATURE not in (event.features or {})
+    api.recommend("nobody")
+    for event in logged_events(world.settings.home, 20):
+        assert (event.rollout_id, *asked_of(event)[1:]) == (None, None, None, None)
 
 
 def replace_route(to: Route, **changes: object) -> Route:
@@ -206,7 +234,47 @@ def test_a_bandit_s_users_are_answered_by_their_arms(world: World, api: Api, oth
         assert event.features is not None
         assert event.features[ARM_PROPENSITY_FEATURE] == shares[ModelVersion(event.model_version or "")]
     said = told(world, len(USERS), stage=0)
-    assert said.keys() == {"stable", "arm"}
+    asked = Counter(assigned(user, to).version for user in USERS)
+    assert {variant: each.requests for variant, each in said.items()} == {
+        "stable": asked[world.version], f"arm:{other}": asked[other], f"arm:{third}": asked[third],
+    }  # fmt: skip
+
+
+def test_who_is_answered_by_another_version_because_theirs_is_not_held_is_counted_so(world: World, api: Api) -> None:
+    world.learn(USERS[0], ["i1", "i3"])
+    to = canary_route(world, ModelVersion("v999"), FULL_WEIGHT_BP)
+    RedisRoutes(world.client).put_route(MOVIES, to)
+    eventually(lambda: api.reader.state(MOVIES).route == to, "the route is known")
+    for user in (USERS[0], "nobody"):
+        assert api.recommend(user)["variant"] == "fallback"
+    said = told(world, 2)["canary"]
+    assert (said.requests, said.errors, said.fallbacks, said.stood_in) == (2, 0, 2, 2)
+
+
+def test_a_bandit_s_arm_that_raises_and_a_stranger_keep_their_trials(
+    world: World, api: Api, other: ModelVersion
+) -> None:
+    arms = (Arm(world.version, 5_000), Arm(other, 5_000))
+    to = route(world, api, Route(2, world.version, salt="salt", rollout_id=int(ROLLOUT), stage=0, arms=arms))
+    damage(api, other)
+    strangers = [f"stranger-{n}" for n in range(10)]
+    for user in [*USERS, *strangers]:
+        api.recommend(user)
+    asked = {user: assigned(user, to) for user in [*USERS, *strangers]}
+    for event in logged_events(world.settings.home, 10 * len(asked)):
+        arm = asked[event.user_id]
+        answered = arm.version == world.version and event.user_id in USERS
+        assert event.rollout_id == ROLLOUT
+        assert asked_of(event) == (
+            ("stable", None, None, 0.5) if answered else ("fallback", arm.variant, arm.version, 0.5)
+        )
+
+
+def test_in_a_shadow_who_stands_in_counts_for_no_rollout(world: World, api: Api, other: ModelVersion) -> None:
+    route(world, api, shadow_route(world, other))
+    assert api.recommend("nobody")["rollout_id"] is None
+    (event, *_) = logged_events(world.settings.home, 10)
+    assert (event.rollout_id, asked_of(event)) == (None, ("fallback", None, None, None))
 
 
 def shadow_route(world: World, canary: ModelVersion) -> Route:

@@ -25,6 +25,7 @@ from online_models.settings import StoreSettings
 from online_models.stores.embedded import Endpoints
 from retrain_workers.app import Stores, connected, rules_of
 from retrain_workers.attempt import Unwatched
+from retrain_workers.checkpoints import drop_finished
 from retrain_workers.cycle import run_job
 from retrain_workers.publish import Prepared, remove_orphans
 from retrain_workers.registry.mirror import mirror
@@ -221,6 +222,7 @@ def test_a_job_whose_processes_are_killed_at_random_is_published_once_and_leaves
     stores, soon = works.stores, datetime.now(UTC) + timedelta(seconds=5)
     remove_orphans(stores.artifacts, stores.registry, stores.queue, MOVIES, soon, timedelta(0))
     stores.artifacts.remove_unfinished(MOVIES, soon)
+    drop_finished(works.found.home / "checkpoints", stores.queue.finished, soon)
     assert [path.name for path in (works.found.artifacts / MOVIES).iterdir()] == [version]
     assert not any((works.found.home / "checkpoints").glob("*"))
 

@@ -12,7 +12,11 @@ DAY_MS = 86_400_000
 
 @dataclass(frozen=True)
 class Asked:
-    """One request: when, who (hash), which arm, what it showed, and the answers (delay, item)."""
+    """One request: when, who (hash), which arm, what it showed, and the answers (delay, item).
+
+    version, variant : of the arm that the user is in
+    stand_in : whether another answered; by : which version, None for popularity
+    """
 
     name: str
     ts_ms: int
@@ -23,6 +27,8 @@ class Asked:
     variant: str
     items: frozenset[str]
     answers: tuple[tuple[int, str], ...]
+    stand_in: bool = False
+    by: ModelVersion | None = None
 
     def taken(self, attribution_ms: int) -> set[str]:
         return {item for delay, item in self.answers if delay <= attribution_ms and item in self.items}
@@ -40,8 +46,8 @@ class Plain:
         self.asked = sorted(asked, key=lambda each: (each.ts_ms, each.name))
 
     def current(self, at: int) -> bool:
-        """Whether a request is of the newest rollout so far."""
-        return self.asked[at].rollout == max(each.rollout for each in self.asked[: at + 1])
+        """Whether a request is of the newest two rollouts so far."""
+        return self.asked[at].rollout in sorted({each.rollout for each in self.asked[: at + 1] if each.rollout})[-2:]
 
     def first(self, at: int) -> bool:
         me, before = self.asked[at], self.asked[:at]

@@ -9,17 +9,19 @@ import pytest
 from benchmarks.canary_batches import Counts, Ticks, judged, run
 from benchmarks.canary_error_rates import (
     DRIFT,
+    PEOPLE,
     POLICY,
-    Estimate,
     alarmed,
     caught,
     main,
     peeked,
     ramp,
+    returning,
     scheduled,
     targets,
 )
 from benchmarks.canary_worlds import BAD, Fresh, Returning, World
+from benchmarks.estimates import Estimate
 from online_models.contracts.ids import ModelVersion
 from online_models.contracts.rollouts import GROUPS, Plan, Served, StageCounts
 from online_models.rollout_store import VariantCounts
@@ -139,6 +141,28 @@ def test_returning_users_keep_their_bucket_and_are_first_exposed_once() -> None:
         later += look.stage_users
     assert later.sum(axis=1).tolist() == [500] * 20
     assert (later[:, 0] > on_canary).all()
+
+
+def test_people_come_as_often_as_is_said_and_many_are_met_in_every_stage_where_few_are_not() -> None:
+    met = {}
+    for name, (number, active) in PEOPLE.items():
+        world = Returning(np.random.default_rng(4), 10, number, active, 0.2, 1.0, 4.0)
+        looks = [world.look(np.full(10, 0.5), np.ones(10)) for _ in range(100)]
+        requests = sum(int(look.trials.sum()) for look in looks)
+        assert requests / (10 * 100 * number) == pytest.approx(active, rel=0.02)
+        met[name] = [
+            sum(int(look.users.sum()) for look in looks[n : n + 20]) / (10 * number) for n in range(0, 100, 20)
+        ]
+    assert met["returning users"] == pytest.approx([0.18, 0.15, 0.12, 0.10, 0.08], abs=0.01)
+    assert met["few returning users"][0] > 0.85
+    assert sum(met["few returning users"][2:]) < 0.03
+
+
+def test_a_loss_is_caught_among_many_who_return_and_seldom_among_few() -> None:
+    rng = np.random.default_rng(8)
+    many, few = (returning(rng, 30, people, 0.8).ours.mean() for people in PEOPLE.values())
+    assert many > 0.9
+    assert few < 0.3
 
 
 def test_equal_rollouts_reach_everybody_and_bad_ones_do_not() -> None:

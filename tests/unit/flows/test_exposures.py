@@ -10,9 +10,9 @@ import numpy as np
 from hypothesis import given
 
 from flows.exposures import DAY_MS
-from flows.open_requests import FALLBACK, Outcome
+from flows.open_requests import ARMS, FALLBACK, Outcome
 from flows.outcomes import Outcomes, Told
-from online_models.contracts.events import EventType
+from online_models.contracts.events import EventType, FeatureValue
 from online_models.contracts.ids import ModelVersion, hash64
 from online_models.contracts.rollouts import GROUPS, GroupedCounts, VariantWindow
 from tests.oracles.outcomes import Asked, Plain
@@ -73,13 +73,28 @@ def test_a_request_that_is_open_while_the_stage_changes_stays_with_its_own_stage
     ]
 
 
-def test_a_new_rollout_exposes_everybody_anew_and_an_older_one_nobody() -> None:
+def test_a_new_rollout_exposes_everybody_anew_the_one_before_goes_on_and_an_older_one_exposes_nobody() -> None:
     state = outcomes()
     assert exposed(found(state, shown("r1", 0, rollout=7, stage=0), later(5_000))) == (1, 0, 1)
     assert exposed(found(state, shown("r2", 5_000, rollout=8, stage=0), later(9_000))) == (1, 0, 1)
-    stale = found(state, shown("r3", 9_000, user="u2", rollout=7, stage=1), later(12_000))
+    late = [shown("r3", 9_000, rollout=7, stage=0), shown("r4", 9_001, user="u2", rollout=7, stage=1)]
+    (window, other) = last_windows(found(state, *late, later(12_000)))
+    assert ((window.requests, window.users), (other.requests, other.users)) == ((2, 1), (1, 1))
+    assert exposed(found(state, shown("r5", 15_000, rollout=9, stage=0), later(17_000))) == (1, 0, 1)
+    stale = found(state, shown("r6", 18_000, user="u3", rollout=7, stage=1), later(22_000))
     (window,) = windows(stale)
     assert (exposed(stale), window.requests, window.first_items) == ((0, 0, 0), 1, 0)
+
+
+def test_a_rollout_from_nowhere_takes_nothing_from_the_true_ones() -> None:
+    plain, disturbed = outcomes(), outcomes()
+    nowhere = shown("x", 900, user="x", rollout=2**31 - 1, stage=0)
+    found(disturbed, nowhere, later(2_500))
+    found(plain, later(2_500))
+    for number in range(12):
+        rollout, ts_ms = 7 + number // 6, 3_000 * (number + 1)
+        story = [shown(f"r{number}", ts_ms, user=f"u{number % 4}", rollout=rollout, stage=1, variant="canary")]
+        assert found(disturbed, *story, later(ts_ms + 2_500)) == found(plain, *story, later(ts_ms + 2_500))
 
 
 def test_outside_a_rollout_a_user_is_counted_once_a_day_by_the_first_request() -> None:
@@ -129,7 +144,8 @@ def requests(draw: st.DrawFn) -> list[Asked]:
     """Requests of few users over two weeks, most within seconds of each other; rollouts and stages in any order."""
     made = []
     for number in range(draw(st.integers(1, 25))):
-        variant = draw(st.sampled_from(list(VERSIONS)))
+        variant, rollout = draw(st.sampled_from(list(VERSIONS))), draw(st.sampled_from([0, 1, 1, 2, 3]))
+        stands_in = bool(rollout) and variant in ARMS and draw(st.booleans())
         user = draw(st.sampled_from(["u1", "u2", "u3", "u4"]))
         made.append(
             Asked(
@@ -137,7 +153,7 @@ def requests(draw: st.DrawFn) -> list[Asked]:
                 ts_ms=500 * draw(st.integers(0, 30)) + DAY_MS * draw(st.sampled_from([0, 0, 0, 1, 14])),
                 user=hash64(user),
                 version=VERSIONS[variant],
-                rollout=draw(st.sampled_from([0, 1, 1, 2])),
+                rollout=rollout,
                 stage=draw(st.integers(-1, 3)),
                 variant=variant,
                 items=frozenset(draw(st.lists(st.sampled_from("abcd"), min_size=1, max_size=4))),
@@ -149,6 +165,8 @@ def requests(draw: st.DrawFn) -> list[Asked]:
                         )
                     )
                 ),
+                stand_in=stands_in,
+                by=draw(st.sampled_from([None, V1, V2])) if stands_in else None,
             )
         )
     return made
@@ -163,13 +181,15 @@ def arriving(asked: Sequence[Asked], delays: np.random.Generator) -> list[Outcom
     arrivals: list[tuple[int, Outcome]] = []
     for each in asked:
         version = None if each.version == FALLBACK else each.version
+        said: dict[str, FeatureValue] = {"asked_variant": each.variant, "asked_version": each.version}
         events = shown(
             *(each.name, each.ts_ms, sorted(each.items)),
             user=NAMES[each.user],
-            version=version,
+            version=each.by if each.stand_in else version,
             rollout=each.rollout,
             stage=each.stage,
-            variant=each.variant,
+            variant="fallback" if each.stand_in else each.variant,
+            asked=said if each.stand_in else None,
         )
         for delay, item in each.answers:
             events += taken(each.name, each.ts_ms + delay, item)

@@ -61,11 +61,14 @@ def test_what_no_arm_answered_and_what_is_in_no_rollout_is_not_summed_up() -> No
     assert UserGroups().add(MOVIES, nobody) == []
 
 
-def test_a_new_rollout_ends_the_sums_of_the_one_before_which_are_told_once_more() -> None:
+def test_the_sums_of_the_newest_two_rollouts_go_on_and_a_third_ends_the_oldest_which_are_told_once_more() -> None:
     state = UserGroups()
     told = state.add(MOVIES, [request(1, 0), request(2, 0, rollout=8), request(3, 0), request(4, 0, rollout=8)])
-    assert [(each.rollout_id, each.since_ms, int(rows(each)[0, 0])) for each in told] == [(7, 1, 1), (8, 2, 2)]
-    assert state.add(MOVIES, [request(5, 0)]) == []
+    assert [(each.rollout_id, each.since_ms, int(rows(each)[0, 0])) for each in told] == [(7, 1, 2), (8, 2, 2)]
+    told = state.add(MOVIES, [request(5, 0), request(6, 0, rollout=9), request(7, 0)])
+    assert [(each.rollout_id, each.since_ms, int(rows(each)[0, 0])) for each in told] == [(7, 1, 3), (9, 6, 1)]
+    assert state.add(MOVIES, [request(8, 0)]) == []
+    assert len(state.add(MOVIES, [request(9, 0, rollout=8)])) == 1
 
 
 def test_a_run_that_begins_anew_says_so_by_the_time_of_its_first_request() -> None:

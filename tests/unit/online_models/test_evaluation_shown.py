@@ -17,7 +17,7 @@ from online_models.evaluation.off_policy import (
     study_candidate,
     study_positions,
 )
-from online_models.evaluation.shown import ATTRIBUTION_MS, Shown, read_shown
+from online_models.evaluation.shown import ATTRIBUTION_MS, MOST_PLACES, Shown, read_shown
 from online_models.off_policy import Estimated, Ranked, Reason, Refused, Terms
 from tests.off_policy_worlds import Shelf
 from tests.samples import event, event_id
@@ -103,6 +103,29 @@ def test_places_of_the_shadow_are_read_from_the_impressions(tmp_path: Path) -> N
     assert places.place.tolist() == [1, -1, -1]
     with pytest.raises(SourceError, match="no impression has a place by v3; versions in the shadow: v2"):
         places_of_shadow(shown, "v3")
+
+
+@pytest.mark.parametrize(
+    "place",
+    ["1e300", "NaN", "Infinity", "-1.0", "-1e300", "true", "1.5", str(MOST_PLACES), f"{MOST_PLACES}.0", '"1"', "[]"],
+)
+def test_a_place_in_the_shadow_that_no_list_has_is_nowhere(place: str, tmp_path: Path) -> None:
+    told: dict[str, FeatureValue] = {SHADOW_VERSION_FEATURE: "v2", SHADOW_PLACE_FEATURE: 7.25}
+    (line,) = ndjson([impression(1, "a", 0, features=told)]).splitlines()
+    (tmp_path / "log.ndjson").write_bytes(
+        line.replace(b"7.25", place.encode()) + b"\n" + ndjson([impression(2, "b", 1)])
+    )
+    shown = read_shown([tmp_path / "log.ndjson"])
+    assert shown.shadow_place.tolist() == [-1] * len(shown)
+    assert len(study_positions(shown).looks) == 2
+
+
+@pytest.mark.parametrize("position", [2**31 - 1, MOST_PLACES, -1, -(2**31)])
+def test_an_impression_at_a_position_that_no_list_has_belongs_to_none(position: int, tmp_path: Path) -> None:
+    shown = shown_of(
+        tmp_path, [impression(1, "a", 0), impression(2, "b", position), impression(3, "c", MOST_PLACES - 1)]
+    )
+    assert (shown.position.tolist(), len(study_positions(shown).looks)) == ([0, MOST_PLACES - 1], MOST_PLACES)
 
 
 def test_a_list_of_the_request_comes_before_one_of_the_user(tmp_path: Path) -> None:

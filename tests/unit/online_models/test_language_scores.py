@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from safetensors.numpy import save
 
 from online_models.contracts.ids import ModelVersion
 from online_models.errors import ArtifactError, StoreError
@@ -58,6 +59,26 @@ def test_segments_are_read_as_written_and_refused_when_torn() -> None:
         SegmentScores.decode(segments.encode()[:-9], 5, "aa")
     with pytest.raises(StoreError, match="the space of factors"):
         SegmentScores.decode(segments.encode(), 5, "bb")
+
+
+SHAPES = st.lists(st.integers(0, 3), max_size=3).map(tuple)
+DTYPES = st.sampled_from([np.float32, np.float64, np.uint64, np.int8, np.bool_])
+TENSORS: st.SearchStrategy[np.ndarray] = st.tuples(DTYPES, SHAPES).map(lambda of: np.zeros(of[1], of[0]))
+
+
+@given(TENSORS, TENSORS, TENSORS)
+@example(np.zeros((2, 3), np.float32), np.zeros((2, 2), np.uint64), np.zeros((2, 2), np.float32))
+@example(np.zeros((2, 3), np.float32), np.zeros((), np.uint64), np.zeros((2, 1), np.float32))
+@example(np.zeros((), np.float32), np.zeros(1, np.uint64), np.zeros((1, 1), np.float32))
+def test_whatever_tensors_there_are_they_are_refused_or_tell_a_user(
+    centroids: np.ndarray, items: np.ndarray, scores: np.ndarray
+) -> None:
+    told = {"centroids": centroids, "items": items, "scores": scores, "space": np.frombuffer(b"aa", np.uint8)}
+    try:
+        read = SegmentScores.decode(save(told), 3, "aa")
+    except StoreError:
+        return
+    assert len(read.of(np.ones(3, np.float32))) == len(read.items)
     for field in ("centroids", "scores"):
         spoiled = segments_of(3)
         getattr(spoiled, field)[0, 0] = np.nan

@@ -1,4 +1,4 @@
-"""Which version answers a user: the arm that they are in, or one that stands in for it and counts for no arm."""
+"""Which version answers a user: that of the arm that they are in, or one that stands in for it."""
 
 import numpy as np
 import pytest
@@ -40,7 +40,7 @@ def test_a_bandit_s_users_get_its_versions() -> None:
     assert {choose(state(BANDIT, V1), user).version for user in USERS} == {V1}
 
 
-def test_a_version_that_is_not_there_is_stood_in_for_and_that_counts_for_no_arm() -> None:
+def test_a_version_that_is_not_there_is_stood_in_for_by_no_arm() -> None:
     for user in USERS:
         asked = assigned(user, HALF)
         canary = asked.variant is Variant.CANARY

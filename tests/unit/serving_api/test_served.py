@@ -10,16 +10,17 @@ from hypothesis import strategies as st
 
 from online_models.contracts.ids import ModelName, ModelVersion, RolloutId
 from online_models.contracts.rollouts import LATENCY_EDGES_MS, Route, Served
-from serving_api.assignment import Variant
+from serving_api.assignment import Assignment, Variant
 from serving_api.served import KEPT_ROLLOUTS, Agreement, Outcome, ServedCounts, Sums, in_stage
 
 MOVIES = ModelName("movies")
-V1, V2 = ModelVersion("v1"), ModelVersion("v2")
+V1, V2, V3 = ModelVersion("v1"), ModelVersion("v2"), ModelVersion("v3")
+STABLE, CANARY = Assignment(V1, Variant.STABLE, 0.5), Assignment(V2, Variant.CANARY, 0.5)
+ARM, OTHER_ARM = Assignment(V2, Variant.ARM, 0.3), Assignment(V3, Variant.ARM, 0.2)
+NAMES = {STABLE: "stable", CANARY: "canary", ARM: "arm:v2", OTHER_ARM: "arm:v3"}
 GOOD = Outcome(error=False, empty=False, fallback=False, seconds=0.001)
-OUTCOMES = st.builds(Outcome, st.booleans(), st.booleans(), st.booleans(), st.floats(0, 20))
-ASKED = st.tuples(
-    st.sampled_from([Variant.STABLE, Variant.CANARY, Variant.ARM]), st.integers(0, 2), st.integers(0, 5), OUTCOMES
-)
+OUTCOMES = st.builds(Outcome, st.booleans(), st.booleans(), st.booleans(), st.floats(0, 20), st.booleans())
+ASKED = st.tuples(st.sampled_from(list(NAMES)), st.integers(0, 2), st.integers(0, 5), OUTCOMES)
 
 
 def route(stage: int = 0, rollout_id: int | None = 7, *, shadow: bool = False) -> Route:
@@ -37,7 +38,7 @@ def test_only_a_rollout_in_a_stage_is_counted() -> None:
     assert not in_stage(route(0, None))
 
 
-def slowly(asked: Sequence[tuple[Variant, int, int, Outcome]]) -> Sums:
+def slowly(asked: Sequence[tuple[Assignment, int, int, Outcome]]) -> Sums:
     """The same by going through all requests again for each number."""
     keys = {(stage, variant) for variant, stage, _, _ in asked}
     firsts = [all(user != before[2] for before in asked[:n]) for n, (_, _, user, _) in enumerate(asked)]
@@ -47,7 +48,7 @@ def slowly(asked: Sequence[tuple[Variant, int, int, Outcome]]) -> Sums:
         new = [outcome for outcome, first in mine if first]
         every = [outcome for outcome, _ in mine]
         places = Counter(sum(outcome.seconds * 1000 > edge for edge in LATENCY_EDGES_MS) for outcome in every)
-        found[stage, str(variant)] = Served(
+        found[stage, NAMES[variant]] = Served(
             requests=len(every),
             errors=sum(outcome.error for outcome in every),
             empty=sum(outcome.empty for outcome in every),
@@ -59,12 +60,13 @@ def slowly(asked: Sequence[tuple[Variant, int, int, Outcome]]) -> Sums:
             user_fallbacks=sum(outcome.fallback for outcome in new),
             user_slow=sum(outcome.seconds * 1000 > 100.0 for outcome in new),
             latency=tuple(places[place] for place in range(len(LATENCY_EDGES_MS) + 1)),
+            stood_in=sum(outcome.stood_in for outcome in every),
         )
     return found
 
 
 @given(st.lists(ASKED, min_size=1, max_size=30))
-def test_the_sums_are_those_of_all_requests(asked: list[tuple[Variant, int, int, Outcome]]) -> None:
+def test_the_sums_are_those_of_all_requests(asked: list[tuple[Assignment, int, int, Outcome]]) -> None:
     counts = ServedCounts()
     for variant, stage, user, outcome in asked:
         counts.add(MOVIES, route(stage), variant, f"u{user}", outcome)
@@ -72,7 +74,9 @@ def test_the_sums_are_those_of_all_requests(asked: list[tuple[Variant, int, int,
 
 
 @given(st.lists(ASKED, min_size=2, max_size=20), st.data())
-def test_sums_go_on_after_they_were_taken(asked: list[tuple[Variant, int, int, Outcome]], data: st.DataObject) -> None:
+def test_sums_go_on_after_they_were_taken(
+    asked: list[tuple[Assignment, int, int, Outcome]], data: st.DataObject
+) -> None:
     counts, cut = ServedCounts(), data.draw(st.integers(1, len(asked) - 1))
     for n, (variant, stage, user, outcome) in enumerate(asked):
         if n == cut:
@@ -84,34 +88,34 @@ def test_sums_go_on_after_they_were_taken(asked: list[tuple[Variant, int, int, O
 @pytest.mark.parametrize(("edge", "place"), list(zip(LATENCY_EDGES_MS, range(len(LATENCY_EDGES_MS)), strict=True)))
 def test_an_edge_belongs_to_the_bucket_below_it(edge: float, place: int) -> None:
     counts = ServedCounts()
-    counts.add(MOVIES, route(), Variant.CANARY, "u", GOOD._replace(seconds=edge / 1000))
+    counts.add(MOVIES, route(), CANARY, "u", GOOD._replace(seconds=edge / 1000))
     latency = sums(counts)[0, "canary"].latency
     assert latency.index(1) == place
 
 
 def test_without_a_limit_nothing_is_slow() -> None:
     counts = ServedCounts()
-    counts.add(MOVIES, Route(3, V1, V2, 500, "s", rollout_id=7, stage=0), Variant.CANARY, "u", GOOD._replace(seconds=9))
+    counts.add(MOVIES, Route(3, V1, V2, 500, "s", rollout_id=7, stage=0), CANARY, "u", GOOD._replace(seconds=9))
     assert sums(counts)[0, "canary"].slow == 0
 
 
 def test_more_users_than_there_is_room_for_are_no_first_users() -> None:
     counts = ServedCounts(most_users=10)
     for n in range(25):
-        counts.add(MOVIES, route(), Variant.STABLE, f"u{n}", GOOD)
-    counts.add(MOVIES, route(), Variant.STABLE, "u3", GOOD)
+        counts.add(MOVIES, route(), STABLE, f"u{n}", GOOD)
+    counts.add(MOVIES, route(), STABLE, "u3", GOOD)
     said = sums(counts)[0, "stable"]
     assert (said.requests, said.users) == (26, 10)
 
 
 def test_nobody_is_met_in_a_shadow_and_the_candidate_s_scores_count_as_its_requests() -> None:
     counts = ServedCounts()
-    counts.add(MOVIES, route(shadow=True), Variant.STABLE, "u", GOOD)
+    counts.add(MOVIES, route(shadow=True), STABLE, "u", GOOD)
     counts.add_shadow(MOVIES, route(shadow=True), GOOD, Agreement(0.4, True))
     counts.add_shadow(MOVIES, route(shadow=True), GOOD, Agreement(0.2, False))
     counts.add_shadow(MOVIES, route(shadow=True), Outcome(True, False, True, 0.3), None)
     counts.drop_shadow(MOVIES, route(shadow=True))
-    counts.add(MOVIES, route(1), Variant.CANARY, "u", GOOD)
+    counts.add(MOVIES, route(1), CANARY, "u", GOOD)
     said = sums(counts)
     assert (said[0, "stable"].requests, said[0, "stable"].users) == (1, 0)
     shadow = said[0, "canary"]
@@ -123,7 +127,7 @@ def test_nobody_is_met_in_a_shadow_and_the_candidate_s_scores_count_as_its_reque
 
 def test_only_what_has_changed_is_taken_and_what_was_not_told_counts_as_changed() -> None:
     counts = ServedCounts()
-    counts.add(MOVIES, route(), Variant.STABLE, "u", GOOD)
+    counts.add(MOVIES, route(), STABLE, "u", GOOD)
     assert counts.taken().keys() == {(MOVIES, 7)}
     assert counts.taken() == {}
     counts.untold(MOVIES, RolloutId(7))
@@ -133,7 +137,7 @@ def test_only_what_has_changed_is_taken_and_what_was_not_told_counts_as_changed(
 def test_a_request_under_way_when_its_rollout_ended_still_counts_and_older_rollouts_are_forgotten() -> None:
     counts = ServedCounts()
     for rollout_id in (1, 2, 3, 2):
-        counts.add(MOVIES, route(rollout_id=rollout_id), Variant.STABLE, "u", GOOD)
+        counts.add(MOVIES, route(rollout_id=rollout_id), STABLE, "u", GOOD)
     taken = counts.taken()
     assert {rollout_id for _, rollout_id in taken} == {2, 3}
     assert len(taken) == KEPT_ROLLOUTS
@@ -143,13 +147,13 @@ def test_a_request_under_way_when_its_rollout_ended_still_counts_and_older_rollo
 @pytest.mark.parametrize(
     ("variant", "error", "news"),
     [
-        (Variant.CANARY, True, True),
-        (Variant.ARM, True, True),
-        (Variant.CANARY, False, False),
-        (Variant.STABLE, True, False),
+        (CANARY, True, True),
+        (ARM, True, True),
+        (CANARY, False, False),
+        (STABLE, True, False),
     ],
 )
-def test_an_error_of_a_version_on_trial_is_news(variant: Variant, error: bool, news: bool) -> None:
+def test_an_error_of_a_version_on_trial_is_news(variant: Assignment, error: bool, news: bool) -> None:
     counts = ServedCounts()
     counts.add(MOVIES, route(), variant, "u", GOOD._replace(error=error))
     assert counts.news.is_set() == news
@@ -158,12 +162,12 @@ def test_an_error_of_a_version_on_trial_is_news(variant: Variant, error: bool, n
 def test_threads_count_together_without_losing_anything() -> None:
     counts, seen = ServedCounts(), []
 
-    def ask(variant: Variant) -> None:
+    def ask(variant: Assignment) -> None:
         for n in range(3_000):
             counts.add(MOVIES, route(), variant, f"u{n}", GOOD)
             counts.drop_shadow(MOVIES, route())
 
-    threads = [threading.Thread(target=ask, args=(variant,)) for variant in (Variant.CANARY, Variant.CANARY)]
+    threads = [threading.Thread(target=ask, args=(variant,)) for variant in (CANARY, CANARY)]
     for thread in threads:
         thread.start()
     while any(thread.is_alive() for thread in threads):

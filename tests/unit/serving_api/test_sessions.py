@@ -35,9 +35,11 @@ def test_anything_else_is_no_token(text: str) -> None:
         PageToken.parse(text)
 
 
-@given(TEXT, ITEMS, st.sampled_from(Variant), st.none() | st.integers(0, 9))
-def test_a_list_is_kept_as_it_is(user: str, items: list[RankedItem], variant: Variant, rollout: int | None) -> None:
-    session = Session(UserId(user), "v1", variant, "vector", rollout, 1, 500, False, items, "v0", 0.05)
+@given(TEXT, ITEMS, st.sampled_from(Variant), st.none() | st.integers(0, 9), st.none() | st.sampled_from(Variant))
+def test_a_list_is_kept_as_it_is(
+    user: str, items: list[RankedItem], variant: Variant, rollout: int | None, asked: Variant | None
+) -> None:
+    session = Session(UserId(user), "v1", variant, "vector", rollout, 1, 500, False, items, "v0", 0.05, asked, "v2")
     assert decoded(encode(session)) == session
 
 
@@ -46,6 +48,7 @@ def test_a_list_that_was_kept_by_an_earlier_release_is_one_without_a_language_mo
     rest = {"stage": -1, "weight_bp": 0, "degraded": False, "items": [["i1", 0.5, "popular", None, 1.0, 0.25]]}
     session = decoded(msgspec.json.encode(kept | rest))
     assert (session.language_model, session.items[0].language, session.arm_propensity) == (None, 0.25, None)
+    assert (session.asked_variant, session.asked_version) == (None, None)
 
 
 def test_a_torn_list_is_a_fault_of_the_store() -> None:

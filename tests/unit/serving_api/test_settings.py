@@ -68,6 +68,8 @@ def test_the_gate_is_the_default_policy_but_for_what_is_set(monkeypatch: pytest.
 def test_a_gate_that_is_none_is_refused_with_what_is_wrong(gate: dict[str, int | float | str], why: str) -> None:
     with pytest.raises(ValidationError, match=f"gate: .*{why}"):
         ServingSettings(gate=gate)
+    with pytest.raises(ValueError, match=why):
+        _ = ServingSettings().model_copy(update={"gate": gate}).plan
 
 
 def test_the_default_count_is_not_above_the_maximum() -> None:

@@ -107,12 +107,31 @@ def test_a_torn_publication_is_refused_and_what_was_known_stays() -> None:
     for torn in (
         replace(good, sources=good.sources[:-9]),
         replace(good, sources=b""),
-        replace(good, item_vectors={V1: b"{}"}),
     ):
         with pytest.raises(StoreError):
             views.with_publication(torn)
     assert views.built is built
     assert views.published.number == 1
+
+
+def test_what_is_torn_of_one_version_costs_the_others_nothing() -> None:
+    learner, younger = learner_of(1), learner_of(2)
+    loaded = {version: loaded_of(drawn_trained(np.random.default_rng(n)), version) for n, version in ((1, V1), (2, V2))}
+    whole = published_of(2, {V1: learner, V2: younger})
+    torn = replace(
+        whole,
+        item_vectors={**whole.item_vectors, V2: whole.item_vectors[V2][:-3]},
+        blends={**whole.blends, V2: b"torn"},
+    )
+    views = views_over(loaded, torn).with_segments({V2: b"torn"})
+    expected = views_over({V1: loaded[V1]}, published_of(2, {V1: learner})).built[V1]
+    assert views.built[V1].vectors.tolist() == expected.vectors.tolist()
+    assert views.built[V1].weights.tolist() == expected.weights.tolist()
+    assert not np.array_equal(expected.vectors[: len(loaded[V1].item_factors)], loaded[V1].item_factors)
+    trained = views.built[V2].vectors[views.built[V2].indexed]
+    assert trained.tolist() == loaded[V2].item_factors.tolist()  # nothing has moved
+    assert views.torn.keys() == {("item_vectors", V2), ("blend", V2), ("segment_scores", V2)}
+    assert not views.with_publication(whole).with_segments({}).torn
 
 
 def test_a_torn_blend_costs_what_was_learned_and_nothing_else() -> None:

@@ -22,7 +22,7 @@ def latencies(**counts: int) -> Served:
     [
         (Served(requests=20, errors=5), "errors of 5 of 20"),
         (Served(requests=20, empty=11), "empty answers of 11 of 20"),
-        (Served(requests=20, fallbacks=11), "fallbacks of 11 of 20"),
+        (Served(requests=20, fallbacks=19, stood_in=11), "fallbacks of 11 of 20"),
     ],
 )
 def test_a_rate_above_its_limit_trips(recent: Served, word: str) -> None:
@@ -34,13 +34,20 @@ def test_a_rate_above_its_limit_trips(recent: Served, word: str) -> None:
     [
         Served(),
         Served(requests=19, errors=19, empty=19),
-        Served(requests=20, errors=4, empty=10, fallbacks=10),
+        Served(requests=20, errors=4, empty=10, fallbacks=10, stood_in=10),
+        Served(requests=1_000, fallbacks=1_000),
         Served(requests=-40, errors=-40),
         Served(requests=50, errors=-3, latency=(-1,) * BUCKETS),
     ],
 )
 def test_too_few_requests_rates_at_the_limit_and_sums_that_fell_do_not_trip(recent: Served) -> None:
     assert tripped(recent, POLICY) is None
+
+
+def test_the_reason_names_whose_requests_they_are() -> None:
+    slow = Served(requests=1_000, latency=(0,) * (BUCKETS - 1) + (1_000,))
+    for recent in (Served(requests=20, errors=20), slow):
+        assert "arm v3 requests" in str(tripped(recent, POLICY, "arm v3"))
 
 
 def test_more_than_one_in_a_hundred_surely_above_the_limit_trips() -> None:

@@ -21,6 +21,7 @@ from serving_api.rollouts.bandit import (
     design_effect,
     floored,
     learn,
+    silent,
     standardised,
 )
 
@@ -224,14 +225,16 @@ def test_an_arm_whose_users_return_is_believed_later() -> None:
 
 
 def played(world: npt.NDArray[np.float64], sampling: Sampling, seed: int) -> npt.NDArray[np.float64]:
-    """Weights of the arms hour by hour, (hours, arms), in a world of rates (hours, arms) with 300 requests an hour."""
+    """Weights of the arms hour by hour, (hours, arms), in a world of rates (hours, arms) with 300 requests an hour; an arm of
+    the rate NaN does not answer."""
     rng, found, weights = np.random.default_rng(seed), list[VariantWindow](), []
     arms: tuple[Arm, ...] = EQUAL
     for hour, rates in enumerate(world):
         share = np.array([arm.weight_bp for arm in arms]) / FULL_WEIGHT_BP
         weights.append(share)
         requests = rng.multinomial(300, share)
-        hits = rng.binomial(requests, rates)
+        requests = np.where(np.isnan(rates), 0, requests)
+        hits = rng.binomial(requests, np.nan_to_num(rates))
         found += [
             window(hour, version, int(n), int(x)) for version, n, x in zip(VERSIONS, requests, hits, strict=True) if n
         ]
@@ -241,6 +244,57 @@ def played(world: npt.NDArray[np.float64], sampling: Sampling, seed: int) -> npt
             case str():
                 pass
     return np.array(weights)
+
+
+def test_an_arm_that_answers_no_more_does_not_stop_the_others_from_being_compared() -> None:
+    """v3 raises from hour 24 on, and from then on v2, the best so far, takes a tenth of what it took."""
+    world = np.tile([0.20, 0.30, 0.20], (96, 1))
+    world[24:] = [0.20, 0.03, np.nan]
+    for seed in range(4):
+        weights = played(world, SAMPLING, seed)
+        assert weights[23, 1] > 0.8
+        assert weights[48, 1] < 0.2
+        assert weights[-1].tolist() == [0.9, 0.05, 0.05]
+
+
+def silence(hours: int, requests: int = 100) -> list[VariantWindow]:
+    """A day of three arms, and hours without v3."""
+    return windows(*[[(requests, requests // 5)] * 3] * 24, *[[(requests, requests // 5)] * 2] * hours)
+
+
+def test_an_arm_without_a_window_is_held_at_the_floor_and_named() -> None:
+    found = learned(silence(2))
+    assert isinstance(found, Learned)
+    assert found.silent == ("no window of v3 since 1970-01-02 00:00:00 UTC",)
+    assert found.evidence["silent"] == list(found.silent)
+    assert found.arms[2].weight_bp == 500
+    rows = found.evidence["arms"]
+    assert isinstance(rows, list)
+    assert rows[2] == {"version": "v3", "trials": 0.0, "rate": None, "best": 0.0, "weight_bp": 500}
+
+
+def test_an_arm_is_missed_after_as_many_requests_as_one_at_the_floor_would_have_told_of() -> None:
+    assert silent(silence(1), VERSIONS, Metric.HIT_RATE, SAMPLING) == {}  # 0.05 of 200 are 10
+    assert list(silent(silence(2), VERSIONS, Metric.HIT_RATE, SAMPLING)) == [V3]
+    seldom = silence(49, requests=1)
+    assert list(silent(seldom, VERSIONS, Metric.HIT_RATE, SAMPLING)) == [V3]  # for longer than a half-life
+    assert silent(seldom[:-2], VERSIONS, Metric.HIT_RATE, SAMPLING) == {}
+
+
+def test_an_arm_that_answers_again_is_compared_again() -> None:
+    back = [*silence(5), *[window(29, version, 100, 20) for version in VERSIONS]]
+    assert silent(back, VERSIONS, Metric.HIT_RATE, SAMPLING) == {}
+    found = learned(back)
+    assert isinstance(found, Learned)
+    assert found.arms[2].weight_bp > 2_000
+
+
+def test_an_arm_that_never_answered_and_arms_that_showed_nothing_are_told() -> None:
+    never = learned(windows([(500, 50), (500, 150)]))
+    assert isinstance(never, Learned)
+    assert (never.silent, never.arms[1].weight_bp) == (("no window of v3",), 9_000)
+    nothing_shown = learned(windows([(900, 90)] * 3), metric=Metric.CTR)
+    assert nothing_shown == "no window of v1; no window of v2; no window of v3"
 
 
 def regret(world: npt.NDArray[np.float64], weights: npt.NDArray[np.float64]) -> float:

@@ -43,6 +43,10 @@ def test_a_controller_that_comes_to_an_old_stage_counts_from_its_own_first_look(
     assert requests_of(BreakerWindow(60.0, BEGUN), (300, 2_500), (301, 2_510)) == [0, 10]
 
 
+def test_where_the_beginning_is_not_known_the_first_look_is_it() -> None:
+    assert requests_of(BreakerWindow(60.0, None), (1, 2_500), (2, 2_510)) == [0, 10]
+
+
 def test_sums_that_were_lost_begin_again() -> None:
     assert requests_of(BreakerWindow(60.0, BEGUN), (1, 50), (2, 60), (3, 5), (4, 9)) == [50, 60, 0, 4]
 

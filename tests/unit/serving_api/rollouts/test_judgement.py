@@ -84,12 +84,15 @@ def test_leaving_a_shadow_stage_tells_how_far_the_lists_agreed_and_how_long_they
     assert evidence["verdict"] == "Successful"
     assert evidence["judgement"] == verdict.reason
     assert evidence["agreement"] == {"requests": 50, "compared": 40, "dropped": 0, "overlap": 0.75, "first_same": 0.25}
+    assert evidence["ranking_cpu_p99_ms"] == {"canary": 1_000.0}
+    assert evidence["latency_p99_ms"] == {"stable": 2.0}
+
+
+def test_only_a_shadow_has_an_agreement_and_cpu_time_in_the_place_of_latency() -> None:
+    tallies = tallies_of(ROLLOUT, [], {(1, arm): sums for (_, arm), sums in shadowed().items()})
+    evidence = evidence_of(ROLLOUT, tallies, judged(ROLLOUT, tallies))
+    assert not {"agreement", "ranking_cpu_p99_ms"} & set(evidence)
     assert evidence["latency_p99_ms"] == {"canary": 1_000.0, "stable": 2.0}
-
-
-def test_only_a_shadow_has_an_agreement() -> None:
-    tallies = tallies_of(ROLLOUT, [], shadowed())
-    assert "agreement" not in evidence_of(ROLLOUT, tallies, judged(ROLLOUT, tallies))
 
 
 def test_nothing_compared_is_no_agreement() -> None:

@@ -6,10 +6,16 @@ from hypothesis import strategies as st
 
 from online_models.contracts.ids import ModelVersion
 from online_models.contracts.rollouts import FULL_WEIGHT_BP, Kind, Plan, Policy, Stage
+from serving_api.analysis.verdicts import Inconclusive, verdict
 from serving_api.rollouts.plans import MOST_ARMS, MOST_STAGES, bandit_plan, equal_arms, plan_for
+from serving_api.rollouts.ramp import Pace, ramp
+from tests.tallies import stage_of
 
 SHADOW = Stage(0, shadow=True, min_users=9_999)
-RAMP = Plan((SHADOW, Stage(500, min_users=50), Stage(9_800, min_users=70, min_seconds=900.0)), Policy(margin=0.2))
+RAMP = Plan(
+    (SHADOW, Stage(500, min_users=50, margin=0.2), Stage(9_800, min_users=70, min_seconds=900.0, margin=0.2)),
+    Policy(margin=0.2),
+)
 
 
 @pytest.mark.parametrize("kind", [Kind.CANARY, Kind.AA])
@@ -27,7 +33,7 @@ def test_an_experiment_has_one_stage_as_demanding_as_the_most_demanding(kind: Ki
 
 
 def test_stages_of_the_operator_take_the_place_of_the_settings() -> None:
-    own = (SHADOW, Stage(1_000), Stage(9_000))
+    own = (SHADOW, Stage(1_000, margin=0.1), Stage(9_000, margin=0.1))
     assert plan_for(Kind.CANARY, RAMP, own) == Plan(own, RAMP.policy)
     assert plan_for(Kind.AB, RAMP, [Stage(2_000)]).stages == (Stage(2_000),)
 
@@ -52,6 +58,46 @@ def test_stages_of_the_operator_take_the_place_of_the_settings() -> None:
 def test_stages_that_are_no_way_up_are_refused(kind: Kind, stages: list[Stage]) -> None:
     with pytest.raises(ValueError, match="stages: expected"):
         plan_for(kind, RAMP, stages)
+
+
+@pytest.mark.parametrize("kind", [Kind.CANARY, Kind.AA])
+def test_a_stage_without_a_margin_gets_the_ramp_s_and_a_shadow_needs_none(kind: Kind) -> None:
+    """The stages that the command line's help gives as an example."""
+    plan = plan_for(kind, RAMP, [SHADOW, Stage(500), Stage(5_000)])
+    assert [stage.margin for stage in plan.stages] == [None, 0.4, 0.2]
+
+
+def test_an_own_margin_may_be_narrower_than_the_ramp_s_and_no_wider() -> None:
+    own = [Stage(500, margin=0.01), Stage(5_000, margin=0.2)]
+    assert plan_for(Kind.CANARY, RAMP, own).stages == tuple(own)
+    for stages in ([Stage(500, margin=0.41), Stage(5_000)], [Stage(500), Stage(5_000, margin=0.21)]):
+        with pytest.raises(ValueError, match=r"margin: expected at most 0\.[24] at a weight of"):
+            plan_for(Kind.CANARY, RAMP, stages)
+
+
+@pytest.mark.parametrize(("canary", "stable"), [(0, 20), (100, 0)])
+def test_a_stage_of_a_canary_waits_for_somebody_in_both_arms(canary: int, stable: int) -> None:
+    for weight_bp in (0, 500):
+        stage = Stage(weight_bp, shadow=not weight_bp, min_users=canary, min_stable_users=stable)
+        with pytest.raises(ValueError, match="min_users, min_stable_users: expected 1 at least"):
+            plan_for(Kind.CANARY, RAMP, [stage, Stage(5_000)])
+
+
+@given(st.lists(st.integers(1, FULL_WEIGHT_BP - 1), min_size=1, max_size=MOST_STAGES, unique=True))
+def test_stages_of_no_margin_are_those_of_the_ramp(weights: list[int]) -> None:
+    pace = Pace(0, 100, 20, 60.0, 86_400.0, 60.0)
+    theirs = ramp([weight / 100 for weight in sorted(weights)], 0, 0.2, pace)
+    ours = plan_for(Kind.CANARY, RAMP, [Stage(each.weight_bp) for each in theirs]).stages
+    assert [stage.margin for stage in ours] == [stage.margin for stage in theirs]
+
+
+def test_no_stages_of_an_operator_promote_a_canary_of_few_users_without_a_hit() -> None:
+    plan = plan_for(Kind.CANARY, RAMP, [Stage(500), Stage(5_000, min_users=1, min_stable_users=1)])
+    for users in (1, 100):
+        beside = [users * (FULL_WEIGHT_BP - stage.weight_bp) // stage.weight_bp for stage in plan.stages]
+        seen = [stage_of(plan.stages[n].weight_bp, (users, 0), (beside[n], 0), n) for n in range(len(plan.stages))]
+        assert isinstance(verdict(seen[:1], plan), Inconclusive)
+        assert isinstance(verdict(seen, plan), Inconclusive)
 
 
 @given(st.integers(2, MOST_ARMS))
