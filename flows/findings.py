@@ -34,13 +34,13 @@ from flows.triggers import (
 )
 from online_models.contracts.ids import ModelName
 from online_models.contracts.jobs import NewJob
-from online_models.contracts.rollouts import GroupedCounts, VariantWindow
+from online_models.contracts.rollouts import GroupedCounts, ShadowCounts, VariantWindow
 from online_models.ports import DriftRow, FeatureWindowRow, FeatureWord, JobQueue, WindowRow, WindowStore
 
 SCHEMA: Final = 2
 
-Input = Scored | VariantWindow | GroupedCounts | Signal | FeatureWord | FeatureWindowRow
-Finding = WindowRow | FeatureWindowRow | FeatureWord | DriftRow | VariantWindow | GroupedCounts | NewJob
+Input = Scored | VariantWindow | GroupedCounts | ShadowCounts | Signal | FeatureWord | FeatureWindowRow
+Finding = WindowRow | FeatureWindowRow | FeatureWord | DriftRow | VariantWindow | GroupedCounts | ShadowCounts | NewJob
 
 
 class Findings:
@@ -58,7 +58,7 @@ class Findings:
     def add(self, found: Input) -> list[Finding]:
         """Rows and jobs that follow from one score, alarm or window."""
         match found:
-            case VariantWindow() | GroupedCounts() | FeatureWord() | FeatureWindowRow():
+            case VariantWindow() | GroupedCounts() | ShadowCounts() | FeatureWord() | FeatureWindowRow():
                 return [found]
             case Signal():
                 alarm: list[Finding] = [_row("drift", found, found.reason)] if found.drifted else []
@@ -265,6 +265,8 @@ class FindingPartition(StatefulSinkPartition[Finding, tuple[int, ...]]):
             self._store.put_variant_windows(windows)
         if groups := [each for each in found if isinstance(each, GroupedCounts)]:
             self._store.put_grouped_counts(groups)
+        if shadows := [each for each in found if isinstance(each, ShadowCounts)]:
+            self._store.put_shadow_counts(shadows)
         if rows := [each for each in found if isinstance(each, DriftRow)]:
             self._store.put_drift_events(rows)
         kinds = Counter(row.kind for row in rows)

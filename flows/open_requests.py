@@ -18,6 +18,8 @@ from online_models.contracts.events import (
     LANGUAGE_FEATURE,
     LANGUAGE_VERSION_FEATURE,
     MAX_ID_LENGTH,
+    SHADOW_PLACE_FEATURE,
+    SHADOW_VERSION_FEATURE,
     STAGE_FEATURE,
     VARIANT_FEATURE,
     Event,
@@ -25,6 +27,7 @@ from online_models.contracts.events import (
     FeatureValue,
 )
 from online_models.contracts.ids import ModelName, ModelVersion
+from online_models.contracts.rollouts import SHADOW_PLACES, SHADOW_POSITIONS
 
 FALLBACK: Final = ModelVersion("popularity")
 """Stands for the version in the windows of answers that no model gave."""
@@ -77,6 +80,16 @@ class Request:
     """What the language model said of the items that it had a say in."""
     scored_by: ModelVersion | None = None
     """Whose language model that is."""
+    shadow: ModelVersion | None = None
+    """The version that was scored in the shadow of it."""
+    places: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Where its items were shown, and their places in the shadow's list, `SHADOW_PLACES` for none; of the first positions."""
+
+    def take_over(self, told: "Request") -> None:
+        """Go by what another impression tells of the answer, if that names a variant."""
+        if told.variant:
+            self.version, self.rollout_id, self.stage = told.version, told.rollout_id, told.stage
+            self.variant, self.shadow = told.variant, told.shadow
 
 
 class OpenRequests:
@@ -123,11 +136,15 @@ class OpenRequests:
             return
         if request is None:
             request = self._open[event.request_id] = _request(outcome)
+        elif not request.variant:  # so far by impressions of somebody else, who repeats the request
+            request.take_over(_request(outcome))
         request.shown.add(event.item_id)
         score = event.features.get(LANGUAGE_FEATURE) if event.features else None
         if score is not None and isinstance(score, (float, int)) and isfinite(score):
             request.scores[event.item_id] = float(score)
             request.scored_by = _scored_by(event)
+        if request.shadow is not None and event.position is not None and 0 <= event.position < SHADOW_POSITIONS:
+            request.places[event.item_id] = (event.position, _place(event))
         for item, ts_ms in self._early.pop(event.request_id, []):
             self._answer(event.request_id, item, ts_ms)
 
@@ -157,7 +174,7 @@ class OpenRequests:
         requests = {
             name: (
                 *(r.ts_ms, r.user, r.version, r.rollout_id, r.stage, r.variant),
-                *(tuple(r.shown), tuple(r.taken), dict(r.scores), r.scored_by),
+                *(tuple(r.shown), tuple(r.taken), dict(r.scores), r.scored_by, r.shadow, dict(r.places)),
             )
             for name, r in self._open.items()
         }
@@ -184,6 +201,9 @@ def _request(outcome: Outcome) -> Request:
         rollout_id=rollout_id if rollout_id in ROLLOUTS and stage is not None else 0,
         stage=-1 if stage is None else stage,
         variant=asked or _one_of(VARIANTS, features.get(VARIANT_FEATURE)),
+        shadow=None
+        if event.rollout_id or stage is None or stage < 0
+        else _version(features.get(SHADOW_VERSION_FEATURE)),
     )
 
 
@@ -199,6 +219,14 @@ def _version(said: FeatureValue | None) -> ModelVersion | None:
     return ModelVersion(said) if isinstance(said, str) and 0 < len(said) <= MAX_ID_LENGTH else None
 
 
+def _place(event: Event) -> int:
+    """Where the shadow's list has an impression's item; `SHADOW_PLACES` where it has not."""
+    said = event.features.get(SHADOW_PLACE_FEATURE) if event.features else None
+    if isinstance(said, (int, float)) and isfinite(said) and said in range(SHADOW_PLACES):
+        return int(said)
+    return SHADOW_PLACES
+
+
 def _restored(
     ts_ms: int,
     user: int,
@@ -210,8 +238,11 @@ def _restored(
     taken: tuple[str, ...],
     scores: Mapping[str, float] = MappingProxyType({}),
     scored_by: ModelVersion | None = None,
+    shadow: ModelVersion | None = None,
+    places: Mapping[str, tuple[int, int]] = MappingProxyType({}),
 ) -> Request:
-    return Request(ts_ms, user, version, rollout_id, stage, variant, set(shown), set(taken), dict(scores), scored_by)
+    answer = (set(shown), set(taken), dict(scores), scored_by, shadow, dict(places))
+    return Request(ts_ms, user, version, rollout_id, stage, variant, *answer)
 
 
 def _scored_by(event: Event) -> ModelVersion | None:

@@ -21,11 +21,12 @@ from flows.delayed_labels import DelayedLabels
 from flows.exposures import Exposure, Exposures
 from flows.open_requests import FALLBACK, ModelOutcomes, OpenRequests, Outcome, Request
 from flows.settings import FlowSettings
+from flows.shadow_sums import ShadowSums
 from flows.triggers import Family, Signal
 from flows.user_groups import UserGroups
 from online_models.contracts.events import EVENT_TYPES, EventType
 from online_models.contracts.ids import ModelName, ModelVersion
-from online_models.contracts.rollouts import GroupedCounts, VariantWindow
+from online_models.contracts.rollouts import GroupedCounts, ShadowCounts, VariantWindow
 from online_models.drift.adwin import Adwin
 from online_models.drift.composite import drop_exceeds
 from online_models.drift.prequential import Prequential, Worse
@@ -44,7 +45,7 @@ UNHEARD: Final = ("canary", "arm")
 WindowKey = tuple[ModelVersion, int, int, str, int]
 """Version, rollout, stage, variant and start."""
 
-Told = VariantWindow | GroupedCounts | FeatureWindowRow | Signal
+Told = VariantWindow | GroupedCounts | ShadowCounts | FeatureWindowRow | Signal
 
 LEAST_LABELS: Final = 100
 """Taken and untaken items of a window of scores, unless another number is asked for."""
@@ -116,12 +117,13 @@ class Outcomes:
         self._requests = OpenRequests(attribution_ms, window_ms)
         self._exposures = Exposures()
         self._groups = UserGroups()
+        self._shadows = ShadowSums()
         self._windows: dict[WindowKey, _Counts] = {}
         self._monitors = [_Monitor("hit_rate", detector()), _Monitor("ctr", detector())]
         self._labels = labels or DelayedLabels(window_ms, LEAST_LABELS, drop_fraction, settle_ms)
 
     def add(self, chunk: ModelOutcomes) -> list[Told]:
-        """Take events in; returns the windows and the sums by group that changed, and a signal per monitor that has news."""
+        """Take events in; returns the windows and the sums that changed, and a signal per monitor that has news."""
         self.model = chunk.model
         requests = self._requests.add(chunk.outcomes)
         if not requests:
@@ -129,9 +131,9 @@ class Outcomes:
         changed = {self._count(request): None for request in requests}
         windows = [self._window(key, self._windows[key]) for key in changed]
         self._forget_windows()
-        groups = self._groups.add(self.model, requests)
+        groups, shadows = self._groups.add(self.model, requests), self._shadows.add(self.model, requests)
         heard = [request for request in requests if _is_heard(request)]
-        return [*windows, *groups, *self._signals(heard), *self._labelled(heard)]
+        return [*windows, *groups, *shadows, *self._signals(heard), *self._labelled(heard)]
 
     def _count(self, request: Request) -> WindowKey:
         start = self._requests.window_start_ms(request.ts_ms)
@@ -184,8 +186,8 @@ class Outcomes:
         told = [self._window(key, counts) for key, counts in self._windows.items()]
         windows = [tuple(getattr(w, name) for name in w.__struct_fields__) for w in told]
         monitors = tuple(monitor.detector.snapshot() for monitor in self._monitors)
-        exposures, groups = self._exposures.snapshot(), self._groups.snapshot()
-        return (SCHEMA, *self._requests.snapshot(), exposures, windows, monitors, self._labels.snapshot(), groups)
+        exposures, sums = self._exposures.snapshot(), (self._groups.snapshot(), self._shadows.snapshot())
+        return (SCHEMA, *self._requests.snapshot(), exposures, windows, monitors, self._labels.snapshot(), *sums)
 
     def restore(self, snapshot: tuple[Any, ...]) -> None:
         """Take a snapshot's state."""
@@ -193,7 +195,7 @@ class Outcomes:
             snapshot = (2, *snapshot[1:], ())
         if snapshot[0] == 2:
             snapshot = _from_schema_2(snapshot)
-        schema, requests, early, newest_ms, exposures, windows, monitors, labels, groups = snapshot
+        schema, requests, early, newest_ms, exposures, windows, monitors, labels, groups, shadows = snapshot
         if schema != SCHEMA:
             raise ValueError(f"outcomes snapshot: expected schema {SCHEMA}, got {schema}")
         self._requests.restore((requests, early, newest_ms))
@@ -203,6 +205,7 @@ class Outcomes:
             monitor.detector = monitor.detector.restore(state)
         self._labels.restore(labels)
         self._groups.restore(groups)
+        self._shadows.restore(shadows)
 
 
 def _is_heard(request: Request) -> bool:
@@ -224,7 +227,7 @@ def _from_schema_2(snapshot: tuple[Any, ...]) -> tuple[Any, ...]:
     requests = {name: (*row[:5], _variant_of(row), *row[6:]) for name, row in requests.items()}
     windows = [(*row, _variant_of_window(row, canaries)) for row in windows]
     exposed: dict[int, tuple[Any, ...]] = {rollout_id: (users, {}, {})} if rollout_id else {}
-    return (SCHEMA, requests, early, newest_ms, (exposed, {}), windows, monitors, labels, {})
+    return (SCHEMA, requests, early, newest_ms, (exposed, {}), windows, monitors, labels, {}, {})
 
 
 def _variant_of(row: tuple[Any, ...]) -> str:

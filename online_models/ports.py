@@ -17,7 +17,7 @@ from online_models.contracts.artifacts import Manifest
 from online_models.contracts.events import EventBatch, Item
 from online_models.contracts.ids import Epoch, ItemId, ModelName, ModelVersion, RolloutId, UserId
 from online_models.contracts.preferences import NO_PREFERENCES, PrecomputedList, Preferences
-from online_models.contracts.rollouts import GroupedCounts, ReaderStatus, Route, Served, VariantWindow
+from online_models.contracts.rollouts import GroupedCounts, ReaderStatus, Route, Served, ShadowCounts, VariantWindow
 from online_models.history import UserHistory
 from online_models.interactions import EventView, Interactions
 from online_models.job_queue import JobQueue as JobQueue
@@ -325,6 +325,9 @@ class WindowStore(Protocol):
 
     def put_grouped_counts(self, counts: Sequence[GroupedCounts]) -> None:
         """Insert or replace in `grouped_metrics`; idempotent by (rollout, stage, variant, version, since)."""
+
+    def put_shadow_counts(self, counts: Sequence[ShadowCounts]) -> None:
+        """Insert or replace in `shadow_metrics`; idempotent by (model, version, since)."""
 
 
 @dataclass(frozen=True, slots=True)

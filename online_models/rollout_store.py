@@ -23,6 +23,9 @@ from online_models.contracts.rollouts import (
 Grouped = npt.NDArray[np.int64]
 """int64 (4, GROUPS): requests, hits, impressions and clicks of each group of users."""
 
+Shadowed = npt.NDArray[np.int64]
+"""int64 (2, SHADOW_POSITIONS, SHADOW_PLACES + 1): see `ShadowCounts.counts`."""
+
 
 @dataclass(frozen=True, slots=True)
 class VariantCounts:
@@ -124,9 +127,10 @@ class RolloutStore(Protocol):
         """Make the first version of a model its champion, without a rollout: there is nothing to compare it with.
         Raises StaleEpoch when the model has a champion."""
 
-    def create(self, new: NewRollout, act: Act) -> Rollout:
+    def create(self, new: NewRollout, act: Act, rollout_epoch: Epoch | None = None) -> Rollout:
         """A new rollout in phase `preparing`. Raises StaleEpoch when the model has an open one, when `stable` is not its
-        champion, or when it is automatic and the canary has been tried before; RequestReused."""
+        champion, when it is automatic and the canary has been tried before, or when the youngest rollout is not at
+        `rollout_epoch`, where one is given; RequestReused."""
 
     def transition(self, old: Rollout, new: Rollout, act: Act) -> Rollout:
         """Replace `old` by `new` (its phase, stage, weight, arms and stage start) if its epoch is unchanged, add the event, move
@@ -164,6 +168,10 @@ class RolloutStore(Protocol):
 
     def windows(self, rollout: Rollout) -> list[VariantWindow]:
         """A rollout's windows, oldest first."""
+
+    def shadowed(self, model: ModelName, version: ModelVersion) -> Shadowed:
+        """Where a version has had what others were shown while it was in the shadow, in whatever rollouts; zeros where nothing is
+        known."""
 
     def traffic(self, model: ModelName, now_ms: int) -> Traffic:
         """What people did in the seven days of event time before the newest window, outside rollouts and in them."""

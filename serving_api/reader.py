@@ -123,6 +123,7 @@ class Reader:
         self._down: dict[str, str] = {}
         self._quiet = Quiet()
         self._was_ready = False
+        self._served: set[ModelName] = set()
 
     def state(self, model: ModelName) -> ModelState:
         """The model as known now. Raises KeyError for a model that is not served."""
@@ -137,12 +138,12 @@ class Reader:
 
     def missing(self) -> list[str]:
         """What keeps this process from serving: stores that have never answered, and stable versions that are not loaded. Once
-        it has been ready, another version that it holds will do: a route that names a new one must not take all readers away."""
+        it has been ready, only that it holds no version of a model any more: a new route must not take all readers away."""
         return [f"{store}: has not answered yet" for store in sorted(self._awaited)] + [
             absent
             for state in self._states.values()
             if state.route is not None and state.route.stable not in state.versions
-            if not (self._was_ready and state.versions)
+            if not self._was_ready or (state.model in self._served and not state.versions)
             for absent in self._absent(state)[:1]
         ]
 
@@ -157,6 +158,7 @@ class Reader:
         self._attempt("redis", self._poll_redis)
         self._attempt("versions", self._sync_versions)
         self._attempt("postgres", self._poll_postgres)
+        self._served |= {model for model, state in self._states.items() if state.versions}
         self._was_ready = self._was_ready or not self.missing()
 
     def settle(self) -> None:
@@ -226,7 +228,8 @@ class Reader:
 
     def _poll_route(self, model: ModelName) -> None:
         state, route = self._states[model], self._stores.routes.route(model)
-        if route is not None and (state.route is None or route.epoch > state.route.epoch):
+        # of the same epoch is another one only after PostgreSQL lost time and gave the epoch again
+        if route is not None and (state.route is None or (route.epoch >= state.route.epoch and route != state.route)):
             log.info("route_changed model=%s epoch=%d document=%s", model, route.epoch, route)
             self._instruments.epoch.labels(model).set(route.epoch)
             self._states[model] = replace(state, route=route)

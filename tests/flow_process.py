@@ -28,6 +28,7 @@ TABLES = {
     "window_reports": "model, window_start_ms",
     "model_metrics": "model, version, rollout_id, stage, variant, window_start_ms",
     "grouped_metrics": "rollout_id, stage, variant, version, since_ms",
+    "shadow_metrics": "model, version, since_ms",
     "drift_events": "id",
     "retrain_jobs": "trigger_id",
 }

@@ -6,7 +6,7 @@ from flows.open_requests import ModelOutcomes, Outcome
 from flows.outcomes import Outcomes, Told
 from online_models.contracts.events import Event, EventType, FeatureValue
 from online_models.contracts.ids import ModelVersion, hash64
-from online_models.contracts.rollouts import GroupedCounts, VariantWindow
+from online_models.contracts.rollouts import GroupedCounts, ShadowCounts, VariantWindow
 from tests.samples import MOVIES, event, event_id
 
 ATTRIBUTION_MS, WINDOW_MS, SETTLE_MS = 1_000, 10_000, 5_000
@@ -30,15 +30,21 @@ def shown(
     asked: Mapping[str, FeatureValue] | None = None,
     scores: Mapping[str, FeatureValue] | None = None,
     scored_by: FeatureValue | None = None,
+    shadow: FeatureValue | None = None,
+    places: Mapping[str, FeatureValue] | None = None,
+    first: int = 0,
 ) -> list[Outcome]:
     """One answer of the API.
 
     asked : features in the place of those of stage and variant, or beside them
     scores : what its language model said of items; scored_by : its version, where that is told
+    shadow : the version in the shadow; places : of items in its list; first : position of the first item
     """
     features: dict[str, FeatureValue] = {"stage": float(stage), "variant": variant, **(asked or {})}
     whose: dict[str, FeatureValue] = {} if scored_by is None else {"llm_version": scored_by}
     said = {item: {"llm_score": score, **whose} for item, score in (scores or {}).items()}
+    features |= {} if shadow is None else {"shadow_version": shadow}
+    at = {item: {"shadow_place": place} for item, place in (places or {}).items()}
     return [
         Outcome(
             Event(
@@ -51,12 +57,13 @@ def shown(
                 request_id=request,
                 model_version=version,
                 rollout_id=rollout or None,
-                features=features | said.get(item, {}),
+                position=position,
+                features=features | said.get(item, {}) | at.get(item, {}),
             ),
             ts_ms,
             hash64(user),
         )
-        for item in items
+        for position, item in enumerate(items, first)
     ]
 
 
@@ -108,3 +115,12 @@ def last_windows(found: Sequence[Told]) -> list[VariantWindow]:
 def last_groups(found: Sequence[Told]) -> list[GroupedCounts]:
     """The last state of each sum by group."""
     return list({(g.rollout_id, g.stage, g.variant, g.version, g.since_ms): g for g in groups(found)}.values())
+
+
+def shadows(found: Sequence[Told]) -> list[ShadowCounts]:
+    return [each for each in found if isinstance(each, ShadowCounts)]
+
+
+def last_shadows(found: Sequence[Told]) -> list[ShadowCounts]:
+    """The last state of each sum of a version in the shadow."""
+    return list({(each.version, each.since_ms): each for each in shadows(found)}.values())

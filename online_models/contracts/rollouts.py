@@ -20,6 +20,10 @@ FULL_WEIGHT_BP = 10_000
 GROUPS: Final = 128
 """Users fall into so many groups by their hash, in whatever arm and stage they are; what differs between groups is noise."""
 
+SHADOW_POSITIONS: Final = 20
+SHADOW_PLACES: Final = 60
+"""What a shadow is estimated from: items shown at the first positions, and where they are among so many places of its list."""
+
 LATENCY_EDGES_MS: Final = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1_000.0, 2_000.0, 5_000.0)
 """Upper edges of the buckets that latencies are counted in; one more bucket is above them."""
 
@@ -281,6 +285,21 @@ class GroupedCounts(msgspec.Struct, frozen=True):
     rollout_id: int
     stage: int
     variant: str
+    since_ms: int
+    counts: bytes
+
+
+class ShadowCounts(msgspec.Struct, frozen=True):
+    """Where a version in the shadow had what others were shown, and what of it was taken; sums since a run of the flow began to
+    count it, beside whichever version answered.
+
+    since_ms : event time of the first request counted, which tells the sums of one run from those of another
+    counts : uint32 (2, SHADOW_POSITIONS, SHADOW_PLACES + 1) little-endian, of impressions and of those taken, by the position
+        that an item was shown at and its place in the shadow's list; in the last column those that are not in it
+    """
+
+    model: ModelName
+    version: ModelVersion
     since_ms: int
     counts: bytes
 

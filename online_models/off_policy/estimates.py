@@ -157,19 +157,30 @@ def sums_at(place: I64, figures: npt.NDArray[np.number | np.bool_]) -> F64:
     return np.bincount(place, weights=figures).astype(np.float64, copy=False)
 
 
-def standard_error(influence: F64, unit: Units | None) -> float:
-    """Clustered standard error of a mean with influences (n,), sqrt(G / (G - 1) sum_g (sum of g)²) / n; infinite of one unit."""
+def standard_error(influence: F64, unit: Units | None, times: F64 | None = None) -> float:
+    """Clustered standard error of a mean with influences (n,), sqrt(G / (G - 1) sum_g (sum of g)²) / n; infinite of one unit.
+
+    times : (n,), how often each row occurs, every time as a unit of its own; None where each is there once
+    """
     sums = of_units(influence, unit)
-    groups = len(sums)
-    return float(np.sqrt(groups / (groups - 1) * (sums @ sums))) / len(influence) if groups > 1 else np.inf
+    groups, squares = total(np.ones(len(sums)), times), total(sums * sums, times)
+    rows = total(np.ones(len(influence)), times)
+    return float(np.sqrt(groups / (groups - 1) * squares)) / rows if groups > 1 else np.inf
 
 
-def reach(influence: F64, unit: Units | None, alpha: float) -> float:
+def total(figures: F64, times: F64 | None) -> float:
+    """Sum of figures (n,), each so many times, (n,); once where that is None."""
+    return float(figures.sum() if times is None else times @ figures)
+
+
+def reach(influence: F64, unit: Units | None, alpha: float, times: F64 | None = None) -> float:
     """Half the length of the interval of a mean with influences (n,): t_{1 - alpha / 2, nu} times the standard error.
 
     The degrees of freedom make a chi-square of the variance's mean and variance (Satterthwaite):
 
         nu = 2 G / (kappa - 1),  kappa = G sum psi_g⁴ / (sum psi_g²)²
+
+    times : see `standard_error`
 
     >>> round(reach(np.array([1.0, -1.0] * 50), None, 0.05), 3), round(reach(np.array([10.0, -10.0, *[0.0] * 98]), None, 0.05), 3)
     (0.199, 0.392)
@@ -179,12 +190,12 @@ def reach(influence: F64, unit: Units | None, alpha: float) -> float:
     Satterthwaite: An approximate distribution of estimates of variance components. Biometrics Bulletin 2 (1946).
     """
     sums = of_units(influence, unit)
-    groups, squares = len(sums), sums @ sums
+    groups, squares = total(np.ones(len(sums)), times), total(sums * sums, times)
     if groups < 2 or not squares:
         return np.inf if groups < 2 else 0.0
-    kurtosis = groups * float((sums**4).sum()) / float(squares) ** 2
+    kurtosis = groups * total(sums**4, times) / squares**2
     degrees = min(2 * groups / max(kurtosis - 1, 1e-9), groups - 1)
-    return float(stdtrit(max(degrees, LEAST_DEGREES), 1 - alpha / 2)) * standard_error(influence, unit)
+    return float(stdtrit(max(degrees, LEAST_DEGREES), 1 - alpha / 2)) * standard_error(influence, unit, times)
 
 
 def estimated(value: float, influence: F64, unit: Units | None, diagnosis: Diagnosis, alpha: float) -> Estimated:
@@ -194,24 +205,32 @@ def estimated(value: float, influence: F64, unit: Units | None, diagnosis: Diagn
 
 
 def lift(
-    ours: tuple[F64, F64], theirs: tuple[F64, F64], unit: Units | None, diagnosis: Diagnosis, alpha: float
+    ours: tuple[F64, F64],
+    theirs: tuple[F64, F64],
+    unit: Units | None,
+    diagnosis: Diagnosis,
+    alpha: float,
+    times: F64 | None = None,
 ) -> Estimated:
     """Relative difference of two ratios of sums over the same rows, R_o / R_t - 1, its interval on the scale of logarithms.
 
         R = sum a / sum b,  psi_i = (a_i - R b_i) / (mean(b) R)  for log R
 
     ours, theirs : (a, b), each (n,), with sums above 0
+    times : see `standard_error`
     """
     psi, logarithm = np.zeros(len(ours[0])), 0.0
+    rows = total(np.ones(len(psi)), times)
     for sign, (a, b) in ((1, ours), (-1, theirs)):
-        ratio = float(a.sum() / b.sum())
-        psi += sign * (a - ratio * b) / (b.mean() * ratio)
+        below = total(b, times)
+        ratio = total(a, times) / below
+        psi += sign * (a - ratio * b) / (below / rows * ratio)
         logarithm += sign * np.log(ratio)
-    half, times = reach(psi, unit, alpha), float(np.exp(logarithm))
+    half, better = reach(psi, unit, alpha, times), float(np.exp(logarithm))
     return Estimated(
-        times - 1,
-        times * standard_error(psi, unit),
-        times * float(np.exp(-half)) - 1,
-        times * float(np.exp(half)) - 1,
+        better - 1,
+        better * standard_error(psi, unit, times),
+        better * float(np.exp(-half)) - 1,
+        better * float(np.exp(half)) - 1,
         diagnosis,
     )

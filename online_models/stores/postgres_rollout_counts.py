@@ -6,8 +6,15 @@ from typing import Final
 import numpy as np
 
 from online_models.contracts.ids import ModelName, ModelVersion
-from online_models.contracts.rollouts import GROUPS, Rollout, StageCounts, VariantWindow
-from online_models.rollout_store import Grouped, Traffic, VariantCounts
+from online_models.contracts.rollouts import (
+    GROUPS,
+    SHADOW_PLACES,
+    SHADOW_POSITIONS,
+    Rollout,
+    StageCounts,
+    VariantWindow,
+)
+from online_models.rollout_store import Grouped, Shadowed, Traffic, VariantCounts
 from online_models.stores.postgres import Cursor, one, query
 
 _Key = tuple[int, str, ModelVersion]
@@ -30,6 +37,15 @@ def windows(cursor: Cursor, rollout: Rollout) -> list[VariantWindow]:
     """A rollout's windows, oldest first."""
     cursor.execute(query("select_variant_windows"), _of(rollout))
     return [VariantWindow(*row) for row in cursor]
+
+
+def shadowed(cursor: Cursor, model: ModelName, version: ModelVersion) -> Shadowed:
+    """Where a version in the shadow has had what others were shown, over all runs that counted it; zeros of none."""
+    cursor.execute(query("select_shadow_counts"), {"model": model, "version": version})
+    found = np.zeros((2, SHADOW_POSITIONS, SHADOW_PLACES + 1), np.int64)
+    for (raw,) in cursor:
+        found += np.frombuffer(raw, "<u4").reshape(found.shape)
+    return found
 
 
 def traffic(cursor: Cursor, model: ModelName, now_ms: int) -> Traffic:

@@ -25,7 +25,7 @@ from online_models.contracts.rollouts import (
     VariantWindow,
 )
 from online_models.errors import StaleEpoch, StoreError
-from online_models.rollout_store import Act, NewRollout, Traffic, VariantCounts
+from online_models.rollout_store import Act, NewRollout, Shadowed, Traffic, VariantCounts
 from online_models.stores import postgres_rollout_counts as counts
 from online_models.stores import postgres_rollout_rows as rows
 from online_models.stores.postgres import Cursor, Database, query
@@ -100,6 +100,11 @@ class PostgresRollouts:
         """A rollout's windows, oldest first."""
         return self._read(lambda cursor: counts.windows(cursor, rollout))
 
+    def shadowed(self, model: ModelName, version: ModelVersion) -> Shadowed:
+        """Where a version has had what others were shown while it was in the shadow, in whatever rollouts; zeros where nothing
+        is known."""
+        return self._read(lambda cursor: counts.shadowed(cursor, model, version))
+
     def traffic(self, model: ModelName, now_ms: int) -> Traffic:
         """What people did in the seven days of event time before the newest window, outside rollouts and in them; how that
         is counted is said in `postgres_rollout_counts.traffic`."""
@@ -126,14 +131,14 @@ class PostgresRollouts:
 
         return self._database.run(work)
 
-    def create(self, new: NewRollout, act: Act) -> Rollout:
+    def create(self, new: NewRollout, act: Act, rollout_epoch: Epoch | None = None) -> Rollout:
         """A new rollout in phase `preparing`.
 
         Raises
         ------
         StaleEpoch
-            When `stable` is not the model's champion any more, the model has an open rollout, or the rollout is automatic and
-            its canary has been tried.
+            When `stable` is not the model's champion any more, the model has an open rollout, the rollout is automatic and
+            its canary has been tried, or the youngest rollout is not at `rollout_epoch`, where one is given.
         StoreError
             When the kind has no such versions, or one of them is not registered, or its artifact is collected.
         RequestReused
@@ -144,6 +149,7 @@ class PostgresRollouts:
         def begin(cursor: Cursor, champion: ModelVersion | None) -> Rollout:
             if champion != new.stable:
                 raise StaleEpoch(f"{new.model}: expected the champion {new.stable} as stable version, found {champion}")
+            _expect_youngest(cursor, new.model, rollout_epoch)
             for version in dict.fromkeys([new.canary, *(arm.version for arm in new.arms)]):
                 refuse_unkept(cursor, new.model, version)
             rollout = rows.insert(cursor, new, Phase.PREPARING, 0)
@@ -215,12 +221,7 @@ class PostgresRollouts:
                 raise StaleEpoch(
                     f"{model}: expected a champion of epoch {champion_epoch} other than {version}, found {found}"
                 )
-            latest = _first(cursor, "select_latest_rollout", model)
-            if rollout_epoch is not None and (latest is None or latest.epoch != rollout_epoch):
-                raise StaleEpoch(
-                    f"{model}: expected its youngest rollout at epoch {rollout_epoch}, found "
-                    f"{latest.epoch if latest else None}"
-                )
+            _expect_youngest(cursor, model, rollout_epoch)
             refuse_unkept(cursor, model, version)
             _abort_open(cursor, model, version, act)
             back = NewRollout(model, champion, version, Plan(), Kind.ROLLBACK, automatic=False)
@@ -298,6 +299,16 @@ def _champion(cursor: Cursor, model: ModelName) -> tuple[ModelVersion, Epoch] | 
     cursor.execute(query("select_champion"), {"model": model})
     row = cursor.fetchone()
     return None if row is None else (ModelVersion(row[0]), Epoch(row[1]))
+
+
+def _expect_youngest(cursor: Cursor, model: ModelName, epoch: Epoch | None) -> None:
+    """Raise StaleEpoch unless the model's youngest rollout is at an epoch, where one is expected."""
+    if epoch is None:
+        return
+    latest = _first(cursor, "select_latest_rollout", model)
+    if latest is None or latest.epoch != epoch:
+        found = latest.epoch if latest else None
+        raise StaleEpoch(f"{model}: expected its youngest rollout at epoch {epoch}, found {found}")
 
 
 def _abort_open(cursor: Cursor, model: ModelName, version: ModelVersion, act: Act) -> None:

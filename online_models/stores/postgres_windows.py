@@ -9,7 +9,7 @@ import msgspec
 from psycopg2.extras import execute_values
 
 from online_models.contracts.ids import ModelName
-from online_models.contracts.rollouts import GroupedCounts, VariantWindow
+from online_models.contracts.rollouts import GroupedCounts, ShadowCounts, VariantWindow
 from online_models.ports import DriftRow, FeatureWindowRow, FeatureWord, WindowRow
 from online_models.stores.postgres import Cursor, Database, query
 
@@ -110,6 +110,12 @@ class PostgresWindows:
                 for row in latest
             ],
         )
+
+    def put_shadow_counts(self, counts: Sequence[ShadowCounts]) -> None:
+        """Insert or replace in `shadow_metrics`; idempotent by (model, version, since). Raises StoreError when a row's counts are
+        not uint32 (2, SHADOW_POSITIONS, SHADOW_PLACES + 1)."""
+        latest = _last_per_key(counts, lambda row: (row.model, row.version, row.since_ms))
+        self._insert("upsert_shadow_counts", [(row.model, row.version, row.since_ms, row.counts) for row in latest])
 
     def _insert(self, name: str, rows: Sequence[tuple[object, ...]], template: str | None = None) -> None:
         if rows:

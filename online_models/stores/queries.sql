@@ -294,6 +294,11 @@ ON CONFLICT (model, version, rollout_id, stage, variant, window_start_ms) DO UPD
 INSERT INTO grouped_metrics (model, version, rollout_id, stage, variant, since_ms, counts) VALUES %s
 ON CONFLICT (rollout_id, stage, variant, version, since_ms) DO UPDATE SET counts = excluded.counts;
 
+-- name: upsert_shadow_counts
+-- Insert or replace the counts of versions in the shadow.
+INSERT INTO shadow_metrics (model, version, since_ms, counts) VALUES %s
+ON CONFLICT (model, version, since_ms) DO UPDATE SET counts = excluded.counts;
+
 -- name: submit_job
 -- Queue a job unless its trigger has one or its model has an open one; returns the job of the trigger, if there is one.
 WITH queued AS (
@@ -752,6 +757,10 @@ GROUP BY stage, variant, version;
 -- The same by group of users, once per run of the flow that counted it.
 SELECT stage, variant, version, counts
 FROM grouped_metrics WHERE rollout_id = %(rollout_id)s AND model = %(model)s;
+
+-- name: select_shadow_counts
+-- The counts of a version in the shadow, once per run of the flow that counted it.
+SELECT counts FROM shadow_metrics WHERE model = %(model)s AND version = %(version)s;
 
 -- name: select_variant_windows
 -- A rollout's windows, oldest first.

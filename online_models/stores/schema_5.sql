@@ -46,6 +46,14 @@ CREATE TABLE grouped_metrics (
     PRIMARY KEY (rollout_id, stage, variant, version, since_ms)
 );
 
+CREATE TABLE shadow_metrics (
+    model text NOT NULL,
+    version text NOT NULL,
+    since_ms bigint NOT NULL,
+    counts bytea NOT NULL CHECK (octet_length(counts) = 4 * 2 * 20 * 61), -- `ShadowCounts.counts`
+    PRIMARY KEY (model, version, since_ms)
+);
+
 ALTER TABLE api_keys ADD COLUMN name text NOT NULL DEFAULT '';
 
 -- What an operator's request with an idempotency key has done: asked again, it is told again.

@@ -130,6 +130,22 @@ class _Collapse(msgspec.Struct, frozen=True):
     limit: float | None = None
 
 
+class _Refusal(msgspec.Struct, frozen=True):
+    detail: str = ""
+
+
+class _Offline(msgspec.Struct, frozen=True):
+    """What `rollouts.shadow_estimates` documents."""
+
+    looks: str = ""
+    clicks_per_list: float | None = None
+    at_least: float | None = None
+    order: _Lift | None = None
+    kept: float | None = None
+    effective: float | None = None
+    refused: _Refusal | None = None
+
+
 class _Evidence(msgspec.Struct, frozen=True):
     """What `analysis.evidence` documents, as far as it is shown here."""
 
@@ -142,6 +158,7 @@ class _Evidence(msgspec.Struct, frozen=True):
     lift: _Lift = _Lift()
     collapse: _Collapse = _Collapse()
     guardrails: dict[str, _Test] = {}
+    offline: _Offline | None = None
 
 
 def _gates(evidence: Mapping[str, object]) -> list[str]:
@@ -161,8 +178,23 @@ def _gates(evidence: Mapping[str, object]) -> list[str]:
         ("collapse", f"at most {_percent(told.collapse.upper)}, fails below {_percent(told.collapse.limit)}"),
         ("split", _against(told.split)),
         *((name, _guardrail(test)) for name, test in told.guardrails.items()),
+        *([("offline", _offline(told.offline))] if shadow else []),
     ]
     return [f"    {line}" for line in _table(rows)]
+
+
+def _offline(told: _Offline | None) -> str:
+    """What a shadow's lists would have earned, or why that is not known."""
+    if told is None:
+        return "nothing is counted yet"
+    order, kept = told.order, told.kept
+    if order is None or kept is None:
+        return "unknown" if told.refused is None else told.refused.detail
+    return (
+        f"at least {_figure(told.at_least)} clicks a list, {_figure(told.clicks_per_list)} as shown; order of common items "
+        f"{_percent(order.value)}, {_percent(order.lower)} to {_percent(order.upper)}; {kept:.1%} of what was taken is in it; "
+        f"{_figure(told.effective)} effective impressions, looks {told.looks}"
+    )
 
 
 def _guardrail(test: _Test) -> str:

@@ -77,11 +77,11 @@ def learn(
 
     windows : of the rollout, in any order; grouped : counts by group of users (4, GROUPS) of each version
     """
-    mute = silent(windows, [arm.version for arm in arms], metric, sampling)
-    versions = [arm.version for arm in arms if arm.version not in mute]
+    found = answering(windows, [arm.version for arm in arms], metric, sampling)
+    mute, versions = found.mute, [arm.version for arm in arms if arm.version not in found.mute]
     if not versions:
         return "; ".join(mute.values())
-    counts = comparable(windows, versions, metric)
+    counts = comparable([each for each in windows if each.window_start_ms >= found.since_ms], versions, metric)
     few = counts.trials.sum(axis=0) < sampling.fewest_trials  # (answering arms,)
     if few.any():
         named = ", ".join(version for version, too_few in zip(versions, few, strict=True) if too_few)
@@ -109,26 +109,66 @@ def _row(arm: Arm, known: tuple[float, float] | None, best: float) -> dict[str, 
     }
 
 
-def silent(
-    windows: Iterable[VariantWindow], versions: Sequence[ModelVersion], metric: Metric, sampling: Sampling
-) -> dict[ModelVersion, str]:
-    """The arms that do not answer any more, each with what there is to say of it.
+@dataclass(frozen=True, slots=True)
+class Answering:
+    """Which arms can be compared, and since when.
 
-    Such an arm has had no trial for a half-life, or while all arms had requests of which `MISSED_REQUESTS` fall to one at the
-    floor. It is one again with its next window.
+    mute : those that cannot, each with what there is to say of it
+    since_ms : when the last of the others came back from a silence; before that it is not known how it did
+    """
+
+    mute: dict[ModelVersion, str]
+    since_ms: int
+
+
+def answering(
+    windows: Iterable[VariantWindow], versions: Sequence[ModelVersion], metric: Metric, sampling: Sampling
+) -> Answering:
+    """The arms that answer, and those that do not, or have only just begun to answer again.
+
+    An arm is silent that has had no trial for a half-life, or while all arms had requests of which `MISSED_REQUESTS` fall to one
+    at the floor. It is compared again once it has had `fewest_trials` since, and all arms over that time alone.
     """
     kept = [window for window in windows if window.variant in ARM_VARIANTS and window.version in versions]
-    newest = max((window.window_end_ms for window in kept), default=0)
-    first = min((window.window_start_ms for window in kept), default=0)
-    found = dict[ModelVersion, str]()
+    gaps, mute, since_ms = _Gaps(kept, sampling), dict[ModelVersion, str](), 0
     for version in versions:
-        tried = (each.window_end_ms for each in kept if each.version == version and _counted(each, metric)[0])
-        last = max(tried, default=None)
-        since = first if last is None else last
-        missed = sampling.floor * sum(each.requests for each in kept if each.window_start_ms >= since)
-        if missed >= MISSED_REQUESTS or timedelta(milliseconds=newest - since) > sampling.half_life:
-            found[version] = f"no window of {version}" + ("" if last is None else f" since {_instant(last)}")
-    return found
+        tried = [each for each in kept if each.version == version and _counted(each, metric)[0]]
+        last, returned = gaps.last_and_return([(each.window_start_ms, each.window_end_ms) for each in tried])
+        trials = sum(_counted(each, metric)[0] for each in tried if each.window_start_ms >= returned)
+        if gaps.between(last, gaps.newest):
+            mute[version] = f"no window of {version}" + (f" since {_instant(last)}" if tried else "")
+        elif returned and trials < sampling.fewest_trials:
+            mute[version] = f"{version} answers again since {_instant(returned)}, {trials:.0f} trials"
+        else:
+            since_ms = max(since_ms, returned)
+    return Answering(mute, since_ms)
+
+
+class _Gaps:
+    """Whether an arm without trials between two moments (epoch ms) was silent, by what all arms had to answer meanwhile."""
+
+    def __init__(self, windows: Sequence[VariantWindow], sampling: Sampling) -> None:
+        begun = sorted((window.window_start_ms, window.requests) for window in windows)
+        self._starts = np.array([start for start, _ in begun], np.int64)
+        self._asked = np.concatenate([[0], np.cumsum([requests for _, requests in begun])])
+        self._floor, self._longest_ms = sampling.floor, sampling.half_life.total_seconds() * 1000
+        self.first = int(self._starts[0]) if begun else 0
+        self.newest = max((window.window_end_ms for window in windows), default=0)
+
+    def between(self, since_ms: int, until_ms: int) -> bool:
+        """Whether that is a silence."""
+        begin, end = np.searchsorted(self._starts, [since_ms, until_ms])
+        missed = self._floor * (self._asked[end] - self._asked[begin])
+        return bool(missed >= MISSED_REQUESTS or until_ms - since_ms > self._longest_ms)
+
+    def last_and_return(self, tried: Sequence[tuple[int, int]]) -> tuple[int, int]:
+        """When an arm with trials in these windows last answered, and when it did again after its last silence; 0 for never."""
+        last, returned = self.first, 0
+        for start, end in sorted(tried):
+            if last < start and self.between(last, start):
+                returned = start
+            last = max(last, end)
+        return last, returned
 
 
 def _instant(ms: int) -> str:

@@ -25,12 +25,21 @@ class BreakerWindow:
         self._length = timedelta(seconds=seconds)
         self._begun = begun
         self._seen: deque[tuple[datetime, Served]] = deque()
+        self._fallen_at: datetime | None = None
 
     def update(self, now: datetime, sums: Served) -> Served:
-        """What was added in the last seconds; nothing when the sums have been lost and begin again."""
+        """What was added in the last seconds.
+
+        Sums fall when a reader's cannot be read for a moment, or Redis lost them until the readers say them again: nothing is
+        known until they are back, and after `seconds` they count from where they are.
+        """
         if self._seen and sums.requests < self._seen[-1][1].requests:
+            self._fallen_at = self._fallen_at or now
+            if now - self._fallen_at < self._length:
+                return Served()
             self._seen.clear()
             self._begun = None
+        self._fallen_at = None
         if not self._seen and self._begun is not None and now - self._begun <= self._length:
             self._seen.append((self._begun, Served()))
         self._seen.append((now, sums))

@@ -34,6 +34,7 @@ from serving_api.rollouts.decisions import Action, Adopt, Create, Hold, Move, Si
 from serving_api.rollouts.judgement import CANARY, tallies_of
 from serving_api.rollouts.readiness import RolloutStores, readiness_of
 from serving_api.rollouts.route_projection import project
+from serving_api.rollouts.shadow_estimates import shadowed_of
 from serving_api.rollouts.transitions import Waiting, trip
 
 log: Final = logging.getLogger(__name__)
@@ -195,6 +196,7 @@ class Controller:
             adapters=stores.rollouts.adapters(model) if champion else [],
             tallies=self._tallies(running) if running else [],
             readiness=readiness_of(stores, running, self._clock()) if running else Waiting("no open rollout"),
+            shadowed=shadowed_of(stores.rollouts, running) if running else None,
         )
 
     def _adoptable(self, model: ModelName) -> ModelVersion | None:

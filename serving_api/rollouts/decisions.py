@@ -11,6 +11,7 @@ from datetime import datetime
 
 from online_models.contracts.ids import ModelName, ModelVersion
 from online_models.contracts.rollouts import OPEN_PHASES, Rollout
+from online_models.rollout_store import Shadowed
 from serving_api.analysis.verdicts import Evidence, StageTally
 from serving_api.rollouts.judgement import evidence_of, judged
 from serving_api.rollouts.transitions import Decision, Readiness, age, may_be_superseded, step, supersede
@@ -24,6 +25,7 @@ class Situation:
     adoptable : a registered version whose artifact is whole, while the model has no champion
     tallies : counts of the open rollout's stages so far
     readiness : what the readers say of its canary
+    shadowed : what the flow has counted of its canary, while it is in the shadow; nothing is decided by it
     """
 
     model: ModelName
@@ -34,6 +36,7 @@ class Situation:
     adapters: Sequence[ModelVersion]
     tallies: Sequence[StageTally]
     readiness: Readiness
+    shadowed: Shadowed | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +88,7 @@ def decide(situation: Situation, now: datetime) -> Action:
     if candidate is not None and may_be_superseded(latest):
         return moved_by(latest, supersede(latest, candidate, now), {})
     verdict = judged(latest, situation.tallies)
-    evidence = evidence_of(latest, situation.tallies, verdict)
+    evidence = evidence_of(latest, situation.tallies, verdict, situation.shadowed)
     return moved_by(latest, step(latest, verdict, situation.readiness, now), evidence)
 
 

@@ -9,8 +9,9 @@ from itertools import accumulate
 from typing import Final
 
 from online_models.contracts.rollouts import LATENCY_EDGES_MS, Kind, Rollout, Served
-from online_models.rollout_store import VariantCounts
+from online_models.rollout_store import Shadowed, VariantCounts
 from serving_api.analysis.verdicts import Evidence, Inconclusive, StageTally, Verdict, comparison, verdict
+from serving_api.rollouts.shadow_estimates import in_shadow, offline
 
 CANARY: Final = "canary"
 STABLE: Final = "stable"
@@ -51,24 +52,30 @@ def judged(rollout: Rollout, tallies: Sequence[StageTally]) -> Verdict:
     return verdict(tallies, rollout.plan)
 
 
-def evidence_of(rollout: Rollout, tallies: Sequence[StageTally], verdict: Verdict) -> Evidence:
+def evidence_of(
+    rollout: Rollout, tallies: Sequence[StageTally], verdict: Verdict, shadowed: Shadowed | None = None
+) -> Evidence:
     """What is kept of a verdict beside a move that follows it: its own evidence, its name, and what the readers saw.
 
     latency_p99_ms : by arm, of whole answers. A shadow answers nobody: the canary has `ranking_cpu_p99_ms` there, CPU time of the
         thread that ranks, which is not to be compared with it
+    agreement, offline : of a shadow, how its lists agree with those shown, and what they would earn, see `shadow_estimates`
+
+    shadowed : of `RolloutStore.shadowed`, in a shadow stage
     """
     seen: Evidence = {**verdict.evidence, "verdict": type(verdict).__name__, "judgement": verdict.reason}
     if not tallies:
         return seen
     now = tallies[-1]
     canary, stable = quantile_ms(now.canary_served), quantile_ms(now.stable_served)
-    if not rollout.plan.stages[now.stage].shadow:
+    if not in_shadow(rollout):
         return {**seen, "latency_p99_ms": {CANARY: canary, STABLE: stable}}
     return {
         **seen,
         "latency_p99_ms": {STABLE: stable},
         "ranking_cpu_p99_ms": {CANARY: canary},
         "agreement": agreement(now.canary_served),
+        "offline": offline(shadowed),
     }
 
 

@@ -172,7 +172,8 @@ class Operations:
         new = _new(model, versions, wish)
         now_ms = round(self._clock().timestamp() * 1000)
         expected = msgspec.to_builtins(forecast(new.plan, rollouts.traffic(model, now_ms), new.kind))
-        return rollouts.create(new, order.act({"forecast": expected}))
+        expected_epoch = order.epoch if latest is not None else None
+        return rollouts.create(new, order.act({"forecast": expected}), expected_epoch)
 
     def _versions(self, model: ModelName, champion: ModelVersion, wish: Wish) -> tuple[ModelVersion, ...] | Impossible:
         """The versions of the rollout, the champion first."""

@@ -84,16 +84,15 @@ def _refuse(kind: Kind, stages: tuple[Stage, ...]) -> None:
 def _proven(stages: Sequence[Stage], margin: float) -> tuple[Stage, ...]:
     """The same, each that shows the canary with a margin. Raises ValueError for one that asks for too little."""
     following = [*(stage.weight_bp for stage in stages[1:]), FULL_WEIGHT_BP]
-    return tuple(
-        _asking(stage, margin_before(next_bp, margin)) for stage, next_bp in zip(stages, following, strict=True)
-    )
+    return tuple(_asking(stage, next_bp, margin) for stage, next_bp in zip(stages, following, strict=True))
 
 
-def _asking(stage: Stage, widest: float) -> Stage:
+def _asking(stage: Stage, next_bp: int, margin: float) -> Stage:
     if min(stage.min_users, stage.min_stable_users) < 1:
         raise ValueError("min_users, min_stable_users: expected 1 at least of a stage of a canary or an A/A")
     if stage.shadow:
         return stage
+    widest = margin_before(next_bp, margin)
     if stage.margin is not None and stage.margin > widest:
         raise ValueError(
             f"margin: expected at most {widest:.4g} at a weight of {stage.weight_bp}, got {stage.margin:g}: "

@@ -15,6 +15,7 @@ from online_models.ports import VariantCounts
 from serving_api.analysis.verdicts import Evidence, Verdict
 from serving_api.rollouts.judgement import evidence_of, judged, tallies_of
 from serving_api.rollouts.readiness import RolloutStores, readiness_of, said_of
+from serving_api.rollouts.shadow_estimates import shadowed_of
 from serving_api.rollouts.transitions import Readiness, Ready, step
 
 
@@ -48,7 +49,8 @@ def standing_of(stores: RolloutStores, rollout: Rollout, now: datetime) -> Stand
     tallies = tallies_of(rollout, measured, served)
     verdict = judged(rollout, tallies)
     outlook = _outlook(rollout, verdict, ready, now)
-    return Standing(measured, served, outlook, verdict, evidence_of(rollout, tallies, verdict))
+    evidence = evidence_of(rollout, tallies, verdict, shadowed_of(stores.rollouts, rollout))
+    return Standing(measured, served, outlook, verdict, evidence)
 
 
 def _ended(stores: RolloutStores, rollout: Rollout, now: datetime) -> str:

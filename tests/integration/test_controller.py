@@ -7,6 +7,7 @@ from dataclasses import replace as replace_dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import numpy as np
 import pytest
 from msgspec.structs import replace
 
@@ -21,6 +22,7 @@ from online_models.contracts.rollouts import (
     Policy,
     Rollout,
     Served,
+    ShadowCounts,
     Stage,
     served_arm,
 )
@@ -35,6 +37,7 @@ from online_models.stores.redis import RedisRoutes
 from serving_api.rollouts.controller import Controller, Pacing
 from serving_api.rollouts.decisions import Adopt, Create, Hold, Move
 from serving_api.rollouts.readiness import RolloutStores
+from serving_api.rollouts.shadow_estimates import offline
 from serving_api.rollouts.transitions import Command, Decision, Waiting, command
 from tests.api_process import eventually, started_api, store_settings
 from tests.artifacts import flip_one_byte
@@ -146,6 +149,26 @@ def test_leaving_the_shadow_tells_of_agreement_and_latency(desk: Desk) -> None:
     agreement = left.evidence["agreement"]
     assert isinstance(agreement, dict)
     assert agreement["compared"] == 40_000
+    assert left.evidence["offline"] is None
+
+
+def test_leaving_the_shadow_tells_what_its_lists_would_have_earned(desk: Desk) -> None:
+    _, canary = desk.preparing()
+    desk.say(canary)
+    desk.tick()
+    counts = np.zeros((2, 20, 61), "<u4")
+    counts[0, np.arange(10), np.arange(10)[::-1]] = 1_000
+    counts[1, :10] = counts[0, :10] // 10
+    desk.windows.put_shadow_counts([ShadowCounts(MOVIES, canary, 0, counts.tobytes())])
+    desk.pass_stage(canary)
+    left = desk.rollouts.events(desk.latest())[-1]
+    assert (left.from_stage, left.to_stage) == (0, 1)
+    told = left.evidence["offline"]
+    assert isinstance(told, dict)
+    assert told == offline(counts.astype(np.int64))
+    assert (told["looks"], told["lists"], told["clicks_per_list"], told["kept"]) == ("assumed", 1_000, 1.0, 1.0)
+    desk.pass_stage(canary)
+    assert "offline" not in desk.rollouts.events(desk.latest())[-1].evidence
 
 
 def test_after_a_day_without_a_controller_a_rollout_goes_on_by_one_stage(desk: Desk) -> None:

@@ -25,7 +25,7 @@ TABLES = {
     "users", "items", "watch_history", "purchase_history", "impressions", "feedback", "model_metrics", "drift_events",
     "window_reports", "retrain_jobs", "model_versions", "model_aliases", "registry_events", "rollouts",
     "rollout_events", "api_keys", "schema_version", "feature_windows", "feature_words",
-    "registry_outbox", "grouped_metrics", "operator_requests",
+    "registry_outbox", "grouped_metrics", "shadow_metrics", "operator_requests",
 }  # fmt: skip
 APPEND_ONLY = ("drift_events", "registry_events", "rollout_events", "model_versions", "operator_requests")
 

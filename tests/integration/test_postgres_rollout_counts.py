@@ -5,9 +5,18 @@ import pytest
 from msgspec.structs import replace
 
 from online_models.contracts.ids import ModelName, ModelVersion
-from online_models.contracts.rollouts import GROUPS, GroupedCounts, Kind, Plan, Rollout, StageCounts, VariantWindow
+from online_models.contracts.rollouts import (
+    GROUPS,
+    GroupedCounts,
+    Kind,
+    Plan,
+    Rollout,
+    ShadowCounts,
+    StageCounts,
+    VariantWindow,
+)
 from online_models.errors import StoreError
-from online_models.rollout_store import Act, Grouped, NewRollout, Traffic
+from online_models.rollout_store import Act, Grouped, NewRollout, Shadowed, Traffic
 from online_models.stores.postgres import Database, query
 from online_models.stores.postgres_registry import PostgresRegistry
 from online_models.stores.postgres_rollouts import PostgresRollouts
@@ -128,6 +137,33 @@ def test_groups_are_summed_over_the_runs_that_counted_them(
 def test_counts_of_another_shape_are_refused(windows: PostgresWindows, rollout: Rollout, raw: bytes) -> None:
     with pytest.raises(StoreError, match="grouped_metrics"):
         windows.put_grouped_counts([replace(grouped(rollout.id, drawn(0)), counts=raw)])
+
+
+def in_shadow(counts: Shadowed, version: ModelVersion = V2, since_ms: int = 0) -> ShadowCounts:
+    return ShadowCounts(MOVIES, version, since_ms, counts.astype("<u4").tobytes())
+
+
+def test_counts_of_a_shadow_are_summed_over_the_runs_that_counted_them(
+    windows: PostgresWindows, rollouts: PostgresRollouts
+) -> None:
+    early, first, second, other = (
+        np.random.default_rng(seed).integers(0, 2**32, (2, 20, 61), np.int64) for seed in range(4)
+    )
+    assert rollouts.shadowed(MOVIES, V2).tolist() == np.zeros((2, 20, 61), int).tolist()
+    windows.put_shadow_counts([])
+    windows.put_shadow_counts([in_shadow(early), in_shadow(first)])
+    windows.put_shadow_counts([in_shadow(second, since_ms=1), in_shadow(other, V1)])
+    windows.put_shadow_counts([replace(in_shadow(other), model=PRODUCTS)])
+    found = rollouts.shadowed(MOVIES, V2)
+    assert found.dtype == np.int64
+    np.testing.assert_array_equal(found, first + second)
+    np.testing.assert_array_equal(rollouts.shadowed(MOVIES, V1), other)
+
+
+@pytest.mark.parametrize("raw", [b"", bytes(4 * 2 * 20 * 61 + 4)])
+def test_counts_of_a_shadow_of_another_shape_are_refused(windows: PostgresWindows, raw: bytes) -> None:
+    with pytest.raises(StoreError, match="shadow_metrics"):
+        windows.put_shadow_counts([ShadowCounts(MOVIES, V2, 0, raw)])
 
 
 def test_windows_come_back_as_they_were_written_oldest_first(

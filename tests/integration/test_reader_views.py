@@ -257,3 +257,13 @@ def test_a_version_that_cannot_rank_is_refused_and_the_others_go_on_learning(wor
     world.poll_until("the publication is taken in")
     assert "new" in world.view().sources.items.ids
     assert world.reader.degraded() == [refused]
+
+
+def test_a_route_of_the_same_epoch_that_says_something_else_is_taken(world: World) -> None:
+    """PostgreSQL from a backup has given the epoch again: what Redis holds now is what its rows say."""
+    routes, reader = RedisRoutes(world.client), world.reader
+    routes.put_route(MOVIES, Route(5, world.version, ModelVersion("v999"), 5_000, "salt", rollout_id=1, stage=2))
+    reader.poll()
+    routes.put_route(MOVIES, Route(5, world.version))
+    reader.poll()
+    assert reader.state(MOVIES).route == Route(5, world.version)

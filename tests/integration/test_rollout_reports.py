@@ -3,10 +3,11 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from online_models.contracts.ids import ModelVersion
-from online_models.contracts.rollouts import Phase, ReaderStatus, Rollout, Served, VariantWindow
+from online_models.contracts.rollouts import Phase, ReaderStatus, Rollout, Served, ShadowCounts, VariantWindow
 from online_models.stores.embedded import Endpoints
 from online_models.stores.postgres_windows import PostgresWindows
 from serving_api.access import Role
@@ -141,6 +142,38 @@ def test_lines_of_a_shadow_tell_requests_for_nobody_is_on_its_canary(desk: Desk)
     (told,) = [line for line in lines if line[:2] == ["requests", "canary"]]
     assert told == f"requests canary 7 of {needed.min_users}, stable 0 of {needed.min_stable_users}".split()
     assert not [line for line in lines if line[:2] == ["users", "canary"]]
+
+
+def test_a_shadow_is_shown_with_what_its_lists_would_earn(desk: Desk) -> None:
+    desk.started()
+    rollout = desk.world.ramp(0)
+    assert desk.get().json()["judged"]["evidence"]["offline"] is None
+    assert offline_line(desk) == "nothing is counted yet"
+    windows, counts = PostgresWindows(desk.world.database), np.zeros((2, 20, 61), "<u4")
+    counts[0, np.arange(10), np.arange(10)] = 20
+    windows.put_shadow_counts([ShadowCounts(MOVIES, rollout.canary, 0, counts.tobytes())])
+    assert offline_line(desk) == "200 effective impressions of 200, 500 needed"
+    counts[0], counts[1] = counts[0] * 10, counts[0] * 2
+    windows.put_shadow_counts([ShadowCounts(MOVIES, rollout.canary, 0, counts.tobytes())])
+    told = desk.get().json()["judged"]["evidence"]["offline"]
+    assert (told["looks"], told["lists"], told["at_least"], told["taken"]) == ("assumed", 200, 2.0, 400)
+    assert offline_line(desk) == (
+        "at least 2 clicks a list, 2 as shown; order of common items +0.00%, +0.00% to +0.00%; 100.0% of what was taken "
+        "is in it; 2000 effective impressions, looks assumed"
+    )
+    desk.post("promote", body={"reason": "seen enough"})
+    assert desk.world.events()[-1].evidence["offline"] == told
+
+
+def offline_line(desk: Desk) -> str:
+    """What the command says of the shadow's lists."""
+    (line,) = [line for line in status_lines(desk.get().content) if line.split()[0] == "offline"]
+    return " ".join(line.split()[1:])
+
+
+def test_lines_of_people_on_a_canary_tell_nothing_of_a_shadow(desk: Desk) -> None:
+    harmed(desk)
+    assert not [line for line in status_lines(desk.get().content) if line.split()[0] == "offline"]
 
 
 def test_a_rollout_whose_plan_nobody_can_read_is_shown_and_ended(desk: Desk) -> None:

@@ -6,8 +6,11 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
 
+import msgspec
+import numpy as np
 import pytest
 
+from flows.open_requests import Outcome
 from online_models.contracts.events import (
     ARM_PROPENSITY_FEATURE,
     ASKED_VARIANT_FEATURE,
@@ -16,7 +19,7 @@ from online_models.contracts.events import (
     SHADOW_VERSION_FEATURE,
     Event,
 )
-from online_models.contracts.ids import ModelVersion, RolloutId
+from online_models.contracts.ids import ModelVersion, RolloutId, hash64
 from online_models.contracts.rollouts import FULL_WEIGHT_BP, Arm, Route, Served
 from online_models.stores import postgres as postgres_store
 from online_models.stores.filesystem import FilesystemArtifacts
@@ -27,6 +30,7 @@ from serving_api.reader import versions_of
 from tests.api_process import FAST, Api, eventually, item_ids, logged_events, started_api
 from tests.artifacts import publish, small_model
 from tests.damage import raising
+from tests.outcome_events import found, last_shadows, later, outcomes
 from tests.served_world import MOVIES, World
 
 OTHER = small_model(2, users=40)
@@ -300,10 +304,19 @@ def test_a_shadow_is_shown_to_nobody_and_scored_for_everybody(world: World, api:
     shared = [len(set(by_stable[user]) & set(by_canary[user][:10])) / 10 for user in USERS]
     assert canary.overlap == pytest.approx(sum(shared))
     assert canary.first_same == sum(by_stable[user][0] == by_canary[user][0] for user in USERS)
-    for event in logged_events(world.settings.home, before + 10 * len(USERS))[before:]:
+    events = logged_events(world.settings.home, before + 10 * len(USERS))[before:]
+    for event in events:
         assert event.features is not None
         assert event.features[SHADOW_VERSION_FEATURE] == other
         assert event.features[SHADOW_PLACE_FEATURE] == by_canary[str(event.user_id)].index(str(event.item_id))
+    # what the flow makes of it
+    logged = [msgspec.convert(msgspec.structs.asdict(event), Event) for event in events]
+    story = [Outcome(event, int(event.ts), hash64(event.user_id)) for event in logged]
+    (counts,) = last_shadows(found(outcomes(), story, later(story[-1].ts_ms + 60_000)))
+    shown, taken = np.frombuffer(counts.counts, "<u4").reshape(2, 20, 61)
+    places = Counter((at, by_canary[user].index(item)) for user in USERS for at, item in enumerate(by_stable[user]))
+    assert (counts.version, taken.sum()) == (other, 0)
+    assert {(at, place): shown[at, place] for at, place in np.argwhere(shown).tolist()} == places
 
 
 def test_a_shadow_that_raises_costs_nothing_and_redis_knows_within_a_second(

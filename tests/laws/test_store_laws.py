@@ -29,6 +29,7 @@ from online_models.contracts.rollouts import (
     Rollout,
     Route,
     Served,
+    ShadowCounts,
     VariantWindow,
 )
 from online_models.errors import StoreUnavailable
@@ -132,6 +133,7 @@ PUBLICATION = replace(
 DRIFT = DriftRow("d1", "drift", MOVIES, "psi", "genres", 0, 10, 0.3, 0.2, "")
 WINDOW = VariantWindow(MOVIES, V1, 0, 0, 0, 10, 1, 1, 1, 1, 1, 1, "canary", 1, 1, 1)
 GROUPED = GroupedCounts(MOVIES, V1, 1, 0, "canary", 0, bytes(4 * 4 * GROUPS))
+SHADOWED = ShadowCounts(MOVIES, V1, 0, bytes(4 * 2 * 20 * 61))
 ROLLOUT = Rollout(RolloutId(1), MOVIES, V1, V1, Phase.RAMPING, 0, 500, Epoch(1), "", NOW, NOW)
 SERVED = {(0, "canary"): Served(requests=3)}
 
@@ -168,6 +170,7 @@ WRITES = (
     Write("drift events", sql(PostgresWindows), lambda s: s.put_drift_events([DRIFT]), table("drift_events")),
     Write("variant windows", sql(PostgresWindows), lambda s: s.put_variant_windows([WINDOW]), table("model_metrics")),
     Write("grouped counts", sql(PostgresWindows), lambda s: s.put_grouped_counts([GROUPED]), table("grouped_metrics")),
+    Write("shadow counts", sql(PostgresWindows), lambda s: s.put_shadow_counts([SHADOWED]), table("shadow_metrics")),
     Write("job", sql(PostgresJobs), lambda s: s.submit(new_job()), table("retrain_jobs")),
     Write("embeddings", embeddings, lambda s: s.apply(UPDATE), keyspace),
     Write("publication", embeddings, lambda s: s.apply(PUBLICATION), keyspace),

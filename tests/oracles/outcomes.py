@@ -1,11 +1,12 @@
-"""What versions did, counted over all requests at once in plain loops: the oracle of variant windows and sums by group."""
+"""What versions did, counted over all requests at once in plain loops: the oracle of variant windows, sums by group, and those
+of what is in the shadow."""
 
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from online_models.contracts.ids import ModelName, ModelVersion
-from online_models.contracts.rollouts import GROUPS, GroupedCounts, VariantWindow
+from online_models.contracts.rollouts import GROUPS, GroupedCounts, ShadowCounts, VariantWindow
 
 DAY_MS = 86_400_000
 
@@ -16,6 +17,7 @@ class Asked:
 
     version, variant : of the arm that the user is in
     stand_in : whether another answered; by : which version, None for popularity
+    shadow : the version in the shadow; places : of items in its list, by item. Items are shown in their alphabet's order
     """
 
     name: str
@@ -29,6 +31,8 @@ class Asked:
     answers: tuple[tuple[int, str], ...]
     stand_in: bool = False
     by: ModelVersion | None = None
+    shadow: ModelVersion | None = None
+    places: tuple[tuple[str, int], ...] = ()
 
     def taken(self, attribution_ms: int) -> set[str]:
         return {item for delay, item in self.answers if delay <= attribution_ms and item in self.items}
@@ -118,3 +122,22 @@ class Plain:
                 row[each.user // 2**57] += count
         packed = struct.pack(f"<{4 * GROUPS}I", *(count for row in counts for count in row))
         return GroupedCounts(self.model, version, rollout, stage, variant, requests[0].ts_ms, packed)
+
+    def shadows(self) -> list[ShadowCounts]:
+        """What each version in the shadow would have shown where, by first request; nobody may be exposed by it."""
+        counted = [each for each in self.asked if each.shadow is not None and each.rollout == 0 and each.stage >= 0]
+        return [
+            self.shadow(version, [each for each in counted if each.shadow == version])
+            for version in dict.fromkeys(each.shadow for each in counted if each.shadow is not None)
+        ]
+
+    def shadow(self, version: ModelVersion, requests: Sequence[Asked]) -> ShadowCounts:
+        shown, took = ([[0] * 61 for _ in range(20)] for _ in range(2))
+        for each in requests:
+            places, taken = dict(each.places), each.taken(self.attribution_ms)
+            for position, item in enumerate(sorted(each.items)):
+                place = places.get(item, 60)
+                shown[position][place] += 1
+                took[position][place] += item in taken
+        flat = [count for table in (shown, took) for row in table for count in row]
+        return ShadowCounts(self.model, version, requests[0].ts_ms, struct.pack(f"<{len(flat)}I", *flat))

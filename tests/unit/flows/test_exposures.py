@@ -23,6 +23,7 @@ from tests.outcome_events import (
     WINDOW_MS,
     found,
     last_groups,
+    last_shadows,
     last_windows,
     later,
     outcomes,
@@ -167,6 +168,8 @@ def requests(draw: st.DrawFn) -> list[Asked]:
                 ),
                 stand_in=stands_in,
                 by=draw(st.sampled_from([None, V1, V2])) if stands_in else None,
+                shadow=draw(st.sampled_from([None, V2, V2, VERSIONS[""]])),
+                places=tuple(draw(st.dictionaries(st.sampled_from("abcd"), st.sampled_from([0, 1, 7, 59]))).items()),
             )
         )
     return made
@@ -190,6 +193,8 @@ def arriving(asked: Sequence[Asked], delays: np.random.Generator) -> list[Outcom
             stage=each.stage,
             variant="fallback" if each.stand_in else each.variant,
             asked=said if each.stand_in else None,
+            shadow=each.shadow,
+            places={item: float(place) for item, place in each.places},
         )
         for delay, item in each.answers:
             events += taken(each.name, each.ts_ms + delay, item)
@@ -226,6 +231,7 @@ def test_counts_are_those_of_all_events_at_once_in_whatever_order_and_pieces_the
     plain = Plain(MOVIES, asked, ATTRIBUTION_MS, WINDOW_MS)
     assert by_window(last_windows(told)) == by_window(plain.windows())
     assert by_sum(last_groups(told)) == by_sum(plain.groups())
+    assert sorted(last_shadows(told), key=lambda s: s.version) == sorted(plain.shadows(), key=lambda s: s.version)
 
 
 @given(asked=requests(), delays=SEEDS, cuts=CUTS, stop=st.integers(0, 120))

@@ -19,7 +19,7 @@ from flows.tally import Tally
 from flows.triggers import DAY_MS, LANGUAGE_MODEL, Family, Signal, TriggerPolicy
 from online_models.contracts.ids import ModelName, ModelVersion
 from online_models.contracts.jobs import JobState, NewJob, Start, TrainAls, TrainLora, TrainTwoTower, trigger_id
-from online_models.contracts.rollouts import GROUPS, GroupedCounts, VariantWindow
+from online_models.contracts.rollouts import GROUPS, GroupedCounts, ShadowCounts, VariantWindow
 from online_models.ports import DriftRow, FeatureWindowRow, WindowRow
 from online_models.stores.embedded import Endpoints
 from online_models.stores.postgres import Database
@@ -34,6 +34,7 @@ RULES = LevelRules(False, frozenset(), 0.0, 0, 0, 0, 0, dict.fromkeys(Level, POL
 TEMPLATE = JobTemplate(dict.fromkeys((Level.WARM, Level.COLD), TrainAls(factors=8)), TrainAls(factors=8), "config")
 VARIANT = VariantWindow(MOVIES, ModelVersion("v1"), 0, -1, 0, HOUR_MS, 0, 0, 1, 1, 10, 1, "stable", 1)
 GROUPED = GroupedCounts(MOVIES, ModelVersion("v1"), 7, 1, "stable", 5, bytes(range(16)) * GROUPS)
+SHADOWED = ShadowCounts(MOVIES, ModelVersion("v2"), 5, bytes(range(122)) * 80)
 
 
 def findings(bootstrap_events: int = 1_000, template: JobTemplate = TEMPLATE) -> Findings:
@@ -99,8 +100,9 @@ def jobs(found: Sequence[Finding]) -> list[NewJob]:
     return [each for each in found if isinstance(each, NewJob)]
 
 
-def test_a_variant_window_and_sums_by_group_go_through_as_they_are() -> None:
+def test_counts_go_through_as_they_are() -> None:
     assert findings().add(VARIANT) == [VARIANT]
+    assert findings().add(SHADOWED) == [SHADOWED]
     assert findings().add(GROUPED) == [GROUPED]
 
 
@@ -303,6 +305,7 @@ STORY: list[Input] = [
     fall(9, detector="ctr"),
     VARIANT,
     GROUPED,
+    SHADOWED,
 ]
 
 
@@ -434,6 +437,16 @@ def test_variant_windows_and_sums_by_group_are_stored_and_a_later_state_replaces
     assert (window["variant"], window["stage_users"], window["requests"]) == ("stable", 1, 1)
     assert [(row["variant"], row["stage"], row["since_ms"], row["counts"]) for row in groups] == [
         ("stable", 1, since_ms, "\\x" + each.counts.hex()) for since_ms, each in ((5, grown), (6, anew))
+    ]
+
+
+def test_counts_of_a_shadow_are_stored_and_a_later_state_replaces_an_earlier_one(fresh_stores: Endpoints) -> None:
+    grown = msgspec.structs.replace(SHADOWED, counts=bytes(9_760))
+    anew = msgspec.structs.replace(SHADOWED, since_ms=6)
+    write(fresh_stores, Tally(), [SHADOWED, anew, grown], None)
+    rows = all_rows(fresh_stores.postgres_dsn)["shadow_metrics"]
+    assert [(row["model"], row["version"], row["since_ms"], row["counts"]) for row in rows] == [
+        ("movies", "v2", since_ms, "\\x" + each.counts.hex()) for since_ms, each in ((5, grown), (6, anew))
     ]
 
 

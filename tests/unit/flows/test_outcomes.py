@@ -346,3 +346,13 @@ def test_only_impressions_and_answers_that_name_a_request_are_outcomes() -> None
     (purchase,) = products[1].outcomes
     assert (products[0], purchase.event, purchase.user) == ("products", events[-1], hash64("u1"))
     assert purchase.ts_ms == events[-1].ts
+
+
+def test_an_application_s_own_impressions_do_not_take_a_request_out_of_its_rollout() -> None:
+    """What it posts tells of no rollout, and may be read before what the API logged of the answer."""
+    posted = shown("r1", 0, "a", version=None, variant="")
+    logged = shown("r1", 0, version=V2, rollout=7, stage=2, variant="canary")
+    for order in ((posted, logged), (logged, posted)):
+        (window,) = windows(found(outcomes(), *order, later(ATTRIBUTION_MS + 1)))
+        assert (window.version, window.rollout_id, window.stage, window.variant) == (V2, 7, 2, "canary")
+        assert (window.users, window.impressions) == (1, 2)

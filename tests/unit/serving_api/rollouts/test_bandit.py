@@ -16,12 +16,12 @@ from serving_api.rollouts.bandit import (
     FEWEST_GROUPS,
     Learned,
     Sampling,
+    answering,
     best_shares,
     comparable,
     design_effect,
     floored,
     learn,
-    silent,
     standardised,
 )
 
@@ -274,19 +274,45 @@ def test_an_arm_without_a_window_is_held_at_the_floor_and_named() -> None:
 
 
 def test_an_arm_is_missed_after_as_many_requests_as_one_at_the_floor_would_have_told_of() -> None:
-    assert silent(silence(1), VERSIONS, Metric.HIT_RATE, SAMPLING) == {}  # 0.05 of 200 are 10
-    assert list(silent(silence(2), VERSIONS, Metric.HIT_RATE, SAMPLING)) == [V3]
+    assert mute(silence(1)) == {}  # 0.05 of 200 are 10
+    assert list(mute(silence(2))) == [V3]
     seldom = silence(49, requests=1)
-    assert list(silent(seldom, VERSIONS, Metric.HIT_RATE, SAMPLING)) == [V3]  # for longer than a half-life
-    assert silent(seldom[:-2], VERSIONS, Metric.HIT_RATE, SAMPLING) == {}
+    assert list(mute(seldom)) == [V3]  # for longer than a half-life
+    assert mute(seldom[:-2]) == {}
 
 
-def test_an_arm_that_answers_again_is_compared_again() -> None:
-    back = [*silence(5), *[window(29, version, 100, 20) for version in VERSIONS]]
-    assert silent(back, VERSIONS, Metric.HIT_RATE, SAMPLING) == {}
-    found = learned(back)
+def mute(found: Sequence[VariantWindow]) -> dict[ModelVersion, str]:
+    return answering(found, VERSIONS, Metric.HIT_RATE, SAMPLING).mute
+
+
+def test_an_arm_that_answers_again_waits_for_trials_and_is_then_compared_over_that_time_alone() -> None:
+    back = [*silence(5), *[window(29, version, 50, 10) for version in VERSIONS]]
+    assert mute(back) == {V3: "v3 answers again since 1970-01-02 05:00:00 UTC, 50 trials"}
+    later = [
+        *back,
+        *[
+            window(hour, version, 50, took)
+            for hour in (30, 31)
+            for version, took in zip(VERSIONS, (10, 10, 40), strict=True)
+        ],
+    ]
+    found = learned(later)
     assert isinstance(found, Learned)
-    assert found.arms[2].weight_bp > 2_000
+    assert (found.silent, found.arms[2].weight_bp) == ((), 9_000)
+    rows = found.evidence["arms"]
+    assert isinstance(rows, list)
+    assert [row["trials"] < 151 for row in rows] == [True] * 3, "nothing of before its return"
+
+
+def test_what_was_learned_while_an_arm_was_silent_is_kept_when_it_comes_back() -> None:
+    """v3 is silent from hour 24 to 72; meanwhile v2, the best so far, falls to a tenth."""
+    world = np.tile([0.20, 0.50, 0.20], (120, 1))
+    world[24:, 1] = 0.05
+    world[24:72, 2] = np.nan
+    for seed in range(4):
+        weights = played(world, SAMPLING, seed)
+        assert weights[71, 1] < 0.2
+        assert weights[73:, 1].max() < 0.3
 
 
 def test_an_arm_that_never_answered_and_arms_that_showed_nothing_are_told() -> None:

@@ -47,8 +47,14 @@ def test_where_the_beginning_is_not_known_the_first_look_is_it() -> None:
     assert requests_of(BreakerWindow(60.0, None), (1, 2_500), (2, 2_510)) == [0, 10]
 
 
-def test_sums_that_were_lost_begin_again() -> None:
-    assert requests_of(BreakerWindow(60.0, BEGUN), (1, 50), (2, 60), (3, 5), (4, 9)) == [50, 60, 0, 4]
+def test_sums_that_were_lost_begin_again_after_the_window_s_length() -> None:
+    looks = ((1, 50), (2, 60), (3, 5), (4, 9), (63, 20), (64, 24))
+    assert requests_of(BreakerWindow(60.0, BEGUN), *looks) == [50, 60, 0, 0, 0, 4]
+
+
+def test_sums_that_come_back_were_not_added_in_the_last_seconds() -> None:
+    looks = ((100, 5_000), (101, 5_010), (102, 10), (103, 5_020))
+    assert requests_of(BreakerWindow(60.0, BEGUN), *looks) == [0, 10, 0, 20]
 
 
 @given(st.lists(st.integers(0, 50), min_size=BUCKETS, max_size=BUCKETS), st.floats(0, 10))

@@ -23,6 +23,7 @@ from online_models.contracts.rollouts import (
 from online_models.rollout_store import VariantCounts
 from serving_api.analysis.verdicts import Inconclusive, Successful
 from serving_api.rollouts.judgement import agreement, evidence_of, judged, quantile_ms, tallies_of
+from serving_api.rollouts.shadow_estimates import offline
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 V1, V2 = ModelVersion("v1"), ModelVersion("v2")
@@ -86,6 +87,19 @@ def test_leaving_a_shadow_stage_tells_how_far_the_lists_agreed_and_how_long_they
     assert evidence["agreement"] == {"requests": 50, "compared": 40, "dropped": 0, "overlap": 0.75, "first_same": 0.25}
     assert evidence["ranking_cpu_p99_ms"] == {"canary": 1_000.0}
     assert evidence["latency_p99_ms"] == {"stable": 2.0}
+    assert evidence["offline"] is None
+
+
+def test_a_shadow_stage_tells_what_its_lists_would_earn_and_decides_nothing_by_it() -> None:
+    shadow = replace(ROLLOUT, stage=0, weight_bp=0)
+    tallies, counts = tallies_of(shadow, [], shadowed()), np.full((2, 20, 61), 7, np.int64)
+    verdict = judged(shadow, tallies)
+    evidence = evidence_of(shadow, tallies, verdict, counts)
+    assert evidence == {**evidence_of(shadow, tallies, verdict), "offline": offline(counts)}
+    assert evidence["offline"] is not None
+    # without a tally there is nothing to judge, and in a stage with people on the canary it is in no shadow
+    assert "offline" not in evidence_of(shadow, [], verdict, counts)
+    assert "offline" not in evidence_of(ROLLOUT, tallies_of(ROLLOUT, [], {}), verdict, counts)
 
 
 def test_only_a_shadow_has_an_agreement_and_cpu_time_in_the_place_of_latency() -> None:

@@ -110,3 +110,8 @@ def test_equal_arms_add_up_and_differ_by_one_basis_point_at_most(count: int) -> 
     assert max(weights) - min(weights) <= 1
     (stage,) = bandit_plan(plan_for(Kind.BANDIT, RAMP), arms).stages
     assert stage.weight_bp == sum(weights[1:])
+
+
+def test_shadows_one_after_the_other_need_no_margin() -> None:
+    plan = plan_for(Kind.CANARY, RAMP, [SHADOW, SHADOW, Stage(500)])
+    assert [stage.margin for stage in plan.stages] == [None, None, 0.2]
