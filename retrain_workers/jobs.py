@@ -6,6 +6,7 @@ from typing import Final
 
 import msgspec
 
+from online_models.aligned import aligned
 from online_models.contracts.jobs import Cost, Estimate, JobState, JobStatus
 from retrain_workers.progress_line import text_of
 
@@ -19,9 +20,7 @@ def table(jobs: Sequence[JobStatus]) -> list[str]:
     """One line per job, under a head line; the reason of a job, its error and when it is due stand behind."""
     if not jobs:
         return ["no jobs"]
-    rows = [_HEAD, *(_cells(job) for job in jobs)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines = aligned([_HEAD, *(_cells(job) for job in jobs)])
     return [lines[0], *(f"{line}  {_remark(job)}".rstrip() for line, job in zip(lines[1:], jobs, strict=True))]
 
 

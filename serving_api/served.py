@@ -13,6 +13,7 @@ import logging
 import threading
 import time
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
@@ -74,47 +75,33 @@ class Agreement(NamedTuple):
 
 @dataclass(slots=True)
 class _Tally:
-    """The fields of `Served`, being counted."""
+    """`Served`, being counted: its whole numbers by name, latencies and the overlap apart."""
 
-    requests: int = 0
-    errors: int = 0
-    empty: int = 0
-    fallbacks: int = 0
-    slow: int = 0
-    users: int = 0
-    user_errors: int = 0
-    user_empty: int = 0
-    user_fallbacks: int = 0
-    user_slow: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
     latency: list[int] = field(default_factory=lambda: [0] * (len(LATENCY_EDGES_MS) + 1))
-    compared: int = 0
     overlap: float = 0.0
-    first_same: int = 0
-    dropped: int = 0
-    stood_in: int = 0
 
     def add(self, outcome: Outcome, slow_ms: float, *, first: bool) -> None:
         """Count one request; first : its user's in this rollout."""
-        took_ms = outcome.seconds * 1000
+        took_ms, counts = outcome.seconds * 1000, self.counts
         slow = 0.0 < slow_ms < took_ms
-        self.requests += 1
-        self.errors += outcome.error
-        self.empty += outcome.empty
-        self.fallbacks += outcome.fallback
-        self.stood_in += outcome.stood_in
-        self.slow += slow
+        counts["requests"] += 1
+        counts["errors"] += outcome.error
+        counts["empty"] += outcome.empty
+        counts["fallbacks"] += outcome.fallback
+        counts["stood_in"] += outcome.stood_in
+        counts["slow"] += slow
         self.latency[bisect_left(LATENCY_EDGES_MS, took_ms)] += 1
         if first:
-            self.users += 1
-            self.user_errors += outcome.error
-            self.user_empty += outcome.empty
-            self.user_fallbacks += outcome.fallback
-            self.user_slow += slow
+            counts["users"] += 1
+            counts["user_errors"] += outcome.error
+            counts["user_empty"] += outcome.empty
+            counts["user_fallbacks"] += outcome.fallback
+            counts["user_slow"] += slow
 
     def served(self) -> Served:
         """As it stands."""
-        values = {name: getattr(self, name) for name in Served.__struct_fields__}
-        return Served(**{**values, "latency": tuple(self.latency)})
+        return Served(**self.counts, latency=tuple(self.latency), overlap=self.overlap)
 
 
 @dataclass(slots=True)
@@ -179,16 +166,16 @@ class ServedCounts:
             tally = self._rollout(model, route).tally(route.stage, str(Variant.CANARY))
             tally.add(outcome, route.slow_ms, first=False)
             if agreement is not None:
-                tally.compared += 1
+                tally.counts["compared"] += 1
+                tally.counts["first_same"] += agreement.first_same
                 tally.overlap += agreement.overlap
-                tally.first_same += agreement.first_same
         if outcome.error:
             self.news.set()
 
     def drop_shadow(self, model: ModelName, route: Route) -> None:
         """Count a request in whose shadow there was no time to score."""
         with self._lock:
-            self._rollout(model, route).tally(route.stage, str(Variant.CANARY)).dropped += 1
+            self._rollout(model, route).tally(route.stage, str(Variant.CANARY)).counts["dropped"] += 1
 
     def taken(self) -> dict[tuple[ModelName, RolloutId], Sums]:
         """The sums of each rollout that has changed since they were last taken."""

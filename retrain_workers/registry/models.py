@@ -12,6 +12,7 @@ from typing import Final
 import msgspec
 import numpy as np
 
+from online_models.aligned import aligned
 from online_models.contracts.artifacts import ArtifactFile, FeatureSketch, Manifest
 from online_models.contracts.ids import JobId, ModelName, ModelVersion
 from online_models.contracts.registry import Alias, Happening, Origin, Pointer, RegistryEvent
@@ -115,7 +116,7 @@ def record_of(registry: ModelRegistry, model: ModelName) -> Record:
 
 def list_lines(record: Record) -> list[str]:
     """The model's name, and a table of its versions, oldest first."""
-    return [record.model, *_table([_HEAD, *(_cells(record, each) for each in record.versions.values())])]
+    return [record.model, *aligned([_HEAD, *(_cells(record, each) for each in record.versions.values())])]
 
 
 def _cells(record: Record, registered: RegisteredVersion) -> tuple[str, ...]:
@@ -329,11 +330,6 @@ def _figures(figures: Mapping[str, float]) -> list[str]:
 
 def _indented(lines: Iterable[str]) -> list[str]:
     return [f"  {line}" for line in lines] or ["  -"]
-
-
-def _table(rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def size(count: int) -> str:

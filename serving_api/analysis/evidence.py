@@ -29,7 +29,7 @@ from online_models.contracts.rollouts import Stage
 from serving_api.analysis.e_values import log_limit
 from serving_api.analysis.guardrails import Guardrail
 from serving_api.analysis.measures import Measures
-from serving_api.analysis.tallies import StageTally
+from serving_api.analysis.tallies import Split, StageTally
 
 Evidence = dict[str, object]
 """The numbers behind a verdict, ready for JSON."""
@@ -82,18 +82,15 @@ def finite(number: float | None) -> float | None:
 
 
 def _split(found: Measures) -> Evidence:
-    shown = [tally for tally in found.tallies if tally.compares]
-    canary = sum(tally.canary.counts.users for tally in shown)
-    stable = sum(tally.stable.counts.users for tally in shown)
-    expected = sum(tally.share * (tally.canary.counts.users + tally.stable.counts.users) for tally in shown)
-    users = canary + stable
+    split = Split.of(found.tallies)
+    users = split.users
     return {
         "log_e": finite(found.log_split),
         "log_e_limit": finite(log_limit(found.policy.split_alpha)),
-        "canary_users": canary,
-        "stable_users": stable,
-        "share": finite(canary / users) if users else None,
-        "expected_share": finite(expected / users) if users else None,
+        "canary_users": split.canary,
+        "stable_users": split.stable,
+        "share": finite(split.canary / users) if users else None,
+        "expected_share": finite(split.expected / users) if users else None,
     }
 
 

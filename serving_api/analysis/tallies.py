@@ -54,6 +54,27 @@ def by_stage(tallies: Sequence[StageTally], number: Callable[[VariantCounts], in
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Split:
+    """First exposed users of all stages in which both arms had some; expected : of the canary, by the weights."""
+
+    canary: int
+    stable: int
+    expected: float
+
+    @property
+    def users(self) -> int:
+        """Of both."""
+        return self.canary + self.stable
+
+    @classmethod
+    def of(cls, tallies: Sequence[StageTally]) -> "Split":
+        """Summed up."""
+        shown = [tally for tally in tallies if tally.compares]
+        canary, stable = by_stage(shown, lambda variant: variant.counts.users)
+        return cls(int(canary.sum()), int(stable.sum()), float(shares(shown) @ (canary + stable)))
+
+
 def by_group(tally: StageTally, metric: Metric) -> tuple[I64, I64]:
     """Hits and trials of a metric, each (2, GROUPS): the canary's, stable's."""
     hits, trials = _ROWS[metric]

@@ -19,8 +19,8 @@ from serving_api.analysis.evidence import Evidence as Evidence
 from serving_api.analysis.evidence import evidence_of, stages_of
 from serving_api.analysis.guardrails import COVERAGE, State
 from serving_api.analysis.measures import Measures, measure
+from serving_api.analysis.tallies import Split, first_wrong
 from serving_api.analysis.tallies import StageTally as StageTally
-from serving_api.analysis.tallies import first_wrong
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,10 +194,8 @@ def _hits(found: Measures) -> str:
 
 
 def _split_told(found: Measures) -> str:
-    shown = [tally for tally in found.tallies if tally.compares]
-    canary = sum(tally.canary.counts.users for tally in shown)
-    users = canary + sum(tally.stable.counts.users for tally in shown)
-    expected = sum(tally.share * (tally.canary.counts.users + tally.stable.counts.users) for tally in shown)
+    split = Split.of(found.tallies)
     return (
-        f"split: the canary has {canary} of {users} first exposed users where {expected:.0f} are expected by the weight"
+        f"split: the canary has {split.canary} of {split.users} first exposed users where {split.expected:.0f} are expected by "
+        "the weight"
     )

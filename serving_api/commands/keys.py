@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
+from online_models.aligned import aligned
 from online_models.errors import SettingsError
 from online_models.ports import KeyStore
 from serving_api.access import Role, new_key, state_of
@@ -83,8 +84,7 @@ def list_keys(_: argparse.Namespace, desk: KeyDesk) -> list[str]:
         rows.append(
             (key.prefix, key.name, key.role, state_of(key, desk.now), f"{key.created_at:%Y-%m-%d %H:%M}", expires)
         )
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return aligned(rows)
 
 
 def revoke_key(options: argparse.Namespace, desk: KeyDesk) -> list[str]:

@@ -6,6 +6,7 @@ from typing import Final
 
 import msgspec
 
+from online_models.aligned import aligned
 from serving_api.analysis.power import Forecast
 from serving_api.rollout_schemas import (
     HistoryReport,
@@ -61,7 +62,7 @@ def history_lines(raw: bytes) -> list[str]:
         for rollout in report.rollouts
         for event in rollout.events
     ]  # fmt: skip
-    return _table([_EVENTS, *rows]) if rows else [f"{report.model} has had no rollout"]
+    return aligned([_EVENTS, *rows]) if rows else [f"{report.model} has had no rollout"]
 
 
 def _heading(facts: RolloutFacts) -> list[str]:
@@ -83,7 +84,7 @@ def _counts(stages: Sequence[StageReport]) -> list[str]:
         for stage in stages
         for each in stage.counts
     ]
-    return _table([_COUNTS, *rows]) if rows else []
+    return aligned([_COUNTS, *rows]) if rows else []
 
 
 def _served(stages: Sequence[StageReport]) -> list[str]:
@@ -92,7 +93,7 @@ def _served(stages: Sequence[StageReport]) -> list[str]:
         for stage in stages
         for each in stage.served
     ]
-    return _table([_SERVED, *rows]) if rows else []
+    return aligned([_SERVED, *rows]) if rows else []
 
 
 class _Test(msgspec.Struct, frozen=True):
@@ -180,7 +181,7 @@ def _gates(evidence: Mapping[str, object]) -> list[str]:
         *((name, _guardrail(test)) for name, test in told.guardrails.items()),
         *([("offline", _offline(told.offline))] if shadow else []),
     ]
-    return [f"    {line}" for line in _table(rows)]
+    return [f"    {line}" for line in aligned(rows)]
 
 
 def _offline(told: _Offline | None) -> str:
@@ -218,7 +219,7 @@ def _forecast(told: Mapping[str, object]) -> list[str]:
     return [
         f"  expected: {_figure(expected.users)} users, {_figure(expected.canary_users)} of them on the canary, "
         f"{_figure(expected.days)} days at {_figure(expected.users_per_day)} users a day",
-        *_indented(_table([_STAGES, *rows])),
+        *_indented(aligned([_STAGES, *rows])),
         *(f"  warning: {warning}" for warning in expected.warnings),
     ]
 
@@ -239,11 +240,6 @@ def _share(weight_bp: int) -> str:
 
 def _instant(moment: datetime) -> str:
     return f"{moment:%Y-%m-%d %H:%M:%S} UTC"
-
-
-def _table(rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def _indented(lines: Sequence[str]) -> list[str]:

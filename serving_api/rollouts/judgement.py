@@ -11,7 +11,8 @@ from typing import Final
 from online_models.contracts.rollouts import LATENCY_EDGES_MS, Kind, Rollout, Served
 from online_models.rollout_store import Shadowed, VariantCounts
 from serving_api.analysis.verdicts import Evidence, Inconclusive, StageTally, Verdict, comparison, verdict
-from serving_api.rollouts.shadow_estimates import in_shadow, offline
+from serving_api.rollouts.shadow_estimates import offline
+from serving_api.rollouts.transitions import in_shadow
 
 CANARY: Final = "canary"
 STABLE: Final = "stable"

@@ -25,11 +25,12 @@ from online_models.ports import Act, NewRollout
 from serving_api.access import Operator, Role
 from serving_api.analysis.power import forecast
 from serving_api.analysis.verdicts import Evidence
+from serving_api.rollouts.decisions import youngest
 from serving_api.rollouts.plans import bandit_plan, equal_arms
 from serving_api.rollouts.readiness import RolloutStores, readiness_of
 from serving_api.rollouts.route_projection import project
 from serving_api.rollouts.status import standing_of
-from serving_api.rollouts.transitions import Command, Decision, Readiness, Refusal, Waiting, age, command
+from serving_api.rollouts.transitions import Command, Decision, Readiness, Refusal, Waiting, command
 
 log: Final = logging.getLogger(__name__)
 
@@ -196,7 +197,7 @@ class Operations:
 
     def _candidate(self, model: ModelName) -> ModelVersion | None:
         rollouts = self._stores.rollouts
-        return max(rollouts.candidates(model) or rollouts.adapters(model), key=age, default=None)
+        return youngest(rollouts.candidates(model)) or youngest(rollouts.adapters(model))
 
     def _fault(self, model: ModelName, version: ModelVersion, *, recommender: bool = False) -> str | None:
         """Why a version cannot be served; its artifact is read whole."""

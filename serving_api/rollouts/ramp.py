@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
 
+import msgspec
+
 from online_models.contracts.rollouts import FULL_WEIGHT_BP, Stage, WhenOverdue
 
 WIDEST_MARGIN: Final = 0.5
@@ -90,12 +92,4 @@ def _shadow(pace: Pace) -> tuple[Stage, ...]:
 
 def _baked(last: Stage, pace: Pace) -> Stage:
     shortest = max(pace.min_seconds, pace.bake_seconds)
-    return Stage(
-        last.weight_bp,
-        min_users=last.min_users,
-        min_stable_users=last.min_stable_users,
-        min_seconds=shortest,
-        max_seconds=pace.max_seconds + shortest,
-        margin=last.margin,
-        when_overdue=last.when_overdue,
-    )
+    return msgspec.structs.replace(last, min_seconds=shortest, max_seconds=pace.max_seconds + shortest)

@@ -13,7 +13,7 @@ from typing import Final
 from online_models.contracts.ids import Epoch, ModelName, ModelVersion
 from online_models.contracts.rollouts import FULL_WEIGHT_BP, OPEN_PHASES, Arm, Rollout, Route
 from online_models.ports import Act, RolloutStore, RouteStore
-from serving_api.rollouts.transitions import stage_of
+from serving_api.rollouts.transitions import in_shadow
 
 log: Final = logging.getLogger(__name__)
 
@@ -24,7 +24,6 @@ def route_of(champion: ModelVersion, champion_epoch: Epoch, latest: Rollout | No
     """The route document that a model's rows stand for; a paused rollout goes on as it was."""
     if latest is None or latest.phase not in OPEN_PHASES:
         return Route(epoch=max(champion_epoch, latest.epoch if latest else champion_epoch), stable=champion)
-    stage = stage_of(latest)
     return Route(
         epoch=latest.epoch,
         stable=latest.stable,
@@ -33,7 +32,7 @@ def route_of(champion: ModelVersion, champion_epoch: Epoch, latest: Rollout | No
         salt=latest.salt,
         rollout_id=latest.id,
         stage=latest.stage,
-        shadow=stage is not None and stage.shadow and latest.stage >= 0,
+        shadow=in_shadow(latest),
         arms=latest.arms if latest.stage >= 0 else _closed(latest.arms),
         slow_ms=latest.plan.policy.slow_ms,
     )

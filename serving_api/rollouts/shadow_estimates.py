@@ -11,16 +11,11 @@ from online_models.contracts.rollouts import SHADOW_POSITIONS, Rollout
 from online_models.off_policy import Refused, assumed_looks, counted_value
 from online_models.rollout_store import RolloutStore, Shadowed
 from serving_api.analysis.evidence import Evidence, finite
+from serving_api.rollouts.transitions import in_shadow
 
 LOOKS: Final = assumed_looks(SHADOW_POSITIONS)
 
 FIGURES: Final = ("lists", "positions", "clicks_per_list", "at_least", "order", "kept")
-
-
-def in_shadow(rollout: Rollout) -> bool:
-    """Whether a rollout is in a shadow stage."""
-    stages = rollout.plan.stages
-    return 0 <= rollout.stage < len(stages) and stages[rollout.stage].shadow
 
 
 def shadowed_of(rollouts: RolloutStore, rollout: Rollout) -> Shadowed | None:

@@ -107,6 +107,12 @@ def stage_of(rollout: Rollout) -> Stage | None:
     return stages[max(rollout.stage, 0)] if rollout.stage < len(stages) and stages else None
 
 
+def in_shadow(rollout: Rollout) -> bool:
+    """Whether a rollout is in a shadow stage."""
+    stage = stage_of(rollout)
+    return rollout.stage >= 0 and stage is not None and stage.shadow
+
+
 def step(rollout: Rollout, verdict: Verdict, readiness: Readiness, now: datetime) -> Decision:
     """One tick of a rollout; final phases are left as they are. A verdict on a rollout that nobody has met is not looked at."""
     if rollout.phase not in OPEN_PHASES:

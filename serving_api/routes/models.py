@@ -1,11 +1,10 @@
 """`GET /v1/models/{model}`: what the registry says of a model, for operators."""
 
-from fastapi import APIRouter, HTTPException, Request
+from fastapi import APIRouter, Request
 
-from online_models.errors import StoreError
 from serving_api.rollout_schemas import ModelReport, VersionReport
 from serving_api.routes.admission import RESPONSES, Viewer
-from serving_api.routes.parts import parts_of, served_model
+from serving_api.routes.parts import answering, parts_of, served_model
 
 router = APIRouter(tags=["rollouts"])
 
@@ -15,7 +14,7 @@ def model_of(request: Request, model: str, _: Viewer) -> ModelReport:
     """The model's versions with their holdout metrics. Takes a viewer."""
     parts = parts_of(request)
     name = served_model(parts, model)
-    try:
+    with answering():
         versions = [
             VersionReport(
                 version=registered.version,
@@ -27,5 +26,3 @@ def model_of(request: Request, model: str, _: Viewer) -> ModelReport:
             for registered in parts.operated.registry.versions(name)
         ]
         return ModelReport(model=model, champion=parts.operated.registry.champion(name), versions=versions)
-    except StoreError as error:
-        raise HTTPException(503, str(error)) from error

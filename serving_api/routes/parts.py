@@ -1,7 +1,8 @@
 """What handlers work with: the parts that `app.py` opened for this process, and parameters that several routes have."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated
@@ -10,6 +11,7 @@ from fastapi import HTTPException, Query, Request
 
 from online_models.contracts.events import TimeBounds, timestamp_ms
 from online_models.contracts.ids import ModelName
+from online_models.errors import StoreError
 from online_models.ports import EventLog, KeyStore, ServingStore
 from serving_api.instruments import Instruments
 from serving_api.reader import Reader
@@ -43,6 +45,15 @@ def parts_of(request: Request) -> Parts:
     """The parts of the application that a request came to."""
     parts: Parts = request.app.state.parts
     return parts
+
+
+@contextmanager
+def answering(what: str = "") -> Iterator[None]:
+    """Where a store does not answer in it: HTTPException 503; what : is said before the store's own words."""
+    try:
+        yield
+    except StoreError as error:
+        raise HTTPException(503, f"{what}{error}") from error
 
 
 def served_model(parts: Parts, domain: str) -> ModelName:

@@ -6,16 +6,15 @@ They count in full before the first event and not at all from the fifth on: what
 from collections.abc import Callable
 from typing import Annotated, Any, Final, ParamSpec, TypeVar
 
-from fastapi import APIRouter, HTTPException, Path, Request, Response
+from fastapi import APIRouter, Path, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
 from online_models.contracts.events import MAX_ID_LENGTH
 from online_models.contracts.ids import UserId, hashes_of
 from online_models.contracts.preferences import Preferences
-from online_models.errors import StoreError
 from serving_api.reader import ModelState
 from serving_api.routes.bodies import TOO_LARGE
-from serving_api.routes.parts import Domain, now_ms, parts_of, served_model
+from serving_api.routes.parts import Domain, answering, now_ms, parts_of, served_model
 from serving_api.schemas import NO_NUL, PreferencesAnswer, PreferencesIn, Problem
 
 router = APIRouter(tags=["users"])
@@ -66,10 +65,8 @@ async def delete_preferences(request: Request, user_id: UserIdPath, domain: Doma
 
 async def _kept(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """What the store says. Raises HTTPException 503 when it does not."""
-    try:
+    with answering("preferences cannot be kept or read now: "):
         return await run_in_threadpool(work, *args, **kwargs)
-    except StoreError as error:
-        raise HTTPException(503, f"preferences cannot be kept or read now: {error}") from error
 
 
 def _once(names: list[str]) -> tuple[str, ...]:

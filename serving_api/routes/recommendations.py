@@ -16,12 +16,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from online_models.contracts.events import MAX_ID_LENGTH
 from online_models.contracts.ids import ModelName, UserId
-from online_models.errors import StoreError
 from serving_api.answers import Answer, Ask
 from serving_api.routes.parts import (
     Count,
     Domain,
     Parts,
+    answering,
     event_time_ms,
     now_ms,
     parts_of,
@@ -108,10 +108,8 @@ async def _turned(parts: Parts, ask: Ask, page_token: str) -> Answer:
         token = PageToken.parse(page_token)
     except ValueError as error:
         raise HTTPException(422, f"page_token: {error}") from error
-    try:
+    with answering("the next page cannot be read now: "):
         answer = await parts.recommender.turn(ask, token)
-    except StoreError as error:
-        raise HTTPException(503, f"the next page cannot be read now: {error}") from error
     if answer is None:
         seconds = f"{parts.settings.session_seconds:g}"
         raise HTTPException(410, f"no such list of this user: lists are kept for {seconds} s; begin a new one")

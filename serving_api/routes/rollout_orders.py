@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from online_models.contracts.ids import Epoch, ModelName, ModelVersion
 from online_models.contracts.rollouts import Kind, Stage
-from online_models.errors import RequestReused, StoreError
+from online_models.errors import RequestReused
 from serving_api.access import Operator, Role
 from serving_api.rollout_schemas import LATEST, OrderIn, OrderReport, RollbackIn, StartIn, StartReport
 from serving_api.rollouts.operations import Done, Forbidden, Impossible, Moved, Order, Outcome, Unknown, Wish
@@ -24,7 +24,7 @@ from serving_api.rollouts.plans import plan_for
 from serving_api.rollouts.transitions import Command
 from serving_api.routes.admission import RESPONSES, Approver, Conductor
 from serving_api.routes.bodies import TOO_LARGE
-from serving_api.routes.parts import Parts, parts_of, served_model
+from serving_api.routes.parts import Parts, answering, parts_of, served_model
 from serving_api.routes.rollouts import facts_of, tag
 from serving_api.schemas import Problem
 
@@ -95,10 +95,8 @@ def start_rollout(
     name = served_model(parts, model)
     order, wish = given.order(operator, "start", name, body, body.reason), _wish(parts, body)
     done = _done(response, lambda: parts.operations.start(name, wish, order))
-    try:
+    with answering():
         begun = parts.operated.rollouts.events(done.rollout)[0]
-    except StoreError as error:
-        raise HTTPException(503, str(error)) from error
     response.headers["Location"] = f"/v1/rollouts/{name}"
     forecast = msgspec.convert(begun.evidence["forecast"], dict[str, object])
     return StartReport(**facts_of(done.rollout).model_dump(), routed=done.routed, forecast=forecast)
@@ -175,12 +173,11 @@ def _matched(given: Conditions) -> Conditions:
 
 def _done(response: Response, call: Callable[[], Outcome]) -> Done:
     """What was done, with the rollout's ETag on the response. Raises HTTPException where it was not."""
-    try:
-        outcome = call()
-    except RequestReused as error:
-        raise HTTPException(422, str(error)) from error
-    except StoreError as error:
-        raise HTTPException(503, str(error)) from error
+    with answering():
+        try:
+            outcome = call()
+        except RequestReused as error:
+            raise HTTPException(422, str(error)) from error
     match outcome:
         case Done(rollout):
             response.headers["ETag"] = tag(rollout)

@@ -6,7 +6,6 @@ import msgspec
 from fastapi import APIRouter, HTTPException, Query, Request, Response
 
 from online_models.contracts.rollouts import Rollout
-from online_models.errors import StoreError
 from serving_api.rollout_schemas import (
     EventReport,
     HistoryReport,
@@ -21,7 +20,7 @@ from serving_api.rollout_schemas import (
 )
 from serving_api.rollouts.status import Standing, standing_of
 from serving_api.routes.admission import RESPONSES, Viewer
-from serving_api.routes.parts import Parts, parts_of, served_model
+from serving_api.routes.parts import Parts, answering, parts_of, served_model
 
 router = APIRouter(tags=["rollouts"])
 
@@ -36,14 +35,12 @@ def rollout_of(request: Request, response: Response, model: str, _: Viewer) -> R
     """
     parts = parts_of(request)
     name = served_model(parts, model)
-    try:
+    with answering():
         rollout = parts.operated.rollouts.latest(name)
         if rollout is None:
             raise HTTPException(404, f"model {model!r} has had no rollout")
         response.headers["ETag"] = tag(rollout)
         return _report(parts, rollout)
-    except StoreError as error:
-        raise HTTPException(503, str(error)) from error
 
 
 @router.get("/v1/rollouts/{model}/history", responses=RESPONSES)
@@ -51,10 +48,8 @@ def rollout_history(request: Request, model: str, _: Viewer, limit: Limit = 20) 
     """The model's rollouts with all that happened to them: who, when, why, and by what evidence. Takes a viewer."""
     parts = parts_of(request)
     name = served_model(parts, model)
-    try:
+    with answering():
         told = [_history(parts, rollout) for rollout in parts.operated.rollouts.history(name, limit)]
-    except StoreError as error:
-        raise HTTPException(503, str(error)) from error
     return HistoryReport(model=model, rollouts=told)
 
 
