@@ -7,7 +7,6 @@
 - Producer, prober, flow, Redis and PostgreSQL share the cores of one machine.
 """
 
-import os
 import signal
 import subprocess
 import sys
@@ -28,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import save
 
-from benchmarks.report import ROOT
+from benchmarks.report import environment
 from online_models import als
 from online_models.contracts import keys
 from online_models.contracts.artifacts import DataWindow, Manifest
@@ -166,6 +165,15 @@ def registered(endpoints: Endpoints, home: Path, seed: int, metrics: Mapping[str
     return version
 
 
+def addresses(endpoints: Endpoints, home: Path) -> dict[str, str]:
+    """Settings by which a process finds these stores."""
+    return {
+        "PENSTOCK_HOME": str(home),
+        "PENSTOCK_REDIS_URL": endpoints.redis_url,
+        "PENSTOCK_POSTGRES_DSN": endpoints.postgres_dsn,
+    }
+
+
 def manifest_of(version: ModelVersion) -> Manifest:
     return Manifest(
         model=MODEL,
@@ -187,13 +195,16 @@ def running(
     endpoints: Endpoints, home: Path, settings: Mapping[str, str] | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
     """`python -m flows run` on these stores, from when it listens until it has drained."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("PENSTOCK_")}
-    addresses = {"PENSTOCK_REDIS_URL": endpoints.redis_url, "PENSTOCK_POSTGRES_DSN": endpoints.postgres_dsn}
-    environment = {**kept, "PENSTOCK_HOME": str(home), "PYTHONPATH": str(ROOT), **addresses, **(settings or {})}
     log = home / "flow.log"
     with log.open("wb") as output:
         command = [sys.executable, "-m", "flows", "run"]
-        process = subprocess.Popen(command, cwd=home, env=environment, stdout=output, stderr=output)
+        process = subprocess.Popen(
+            command,
+            cwd=home,
+            env=environment({**addresses(endpoints, home), **(settings or {})}),
+            stdout=output,
+            stderr=output,
+        )
     try:
         deadline = time.monotonic() + START_SECONDS
         while b"flow_started" not in log.read_bytes():

@@ -19,7 +19,7 @@ import httpx
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.event_latency import MODEL, publish, running
+from benchmarks.event_latency import MODEL, addresses, publish, running
 from benchmarks.report import Machine, Target, result, table
 from benchmarks.serving_load import serving
 from online_models.stores import postgres
@@ -110,13 +110,11 @@ def started(endpoints: Endpoints, home: Path, seed: int) -> Iterator[str]:
     """The address of an API beside a flow, over a version of random factors."""
     postgres.migrate(endpoints.postgres_dsn)
     publish(endpoints, home, seed)
-    addresses = {
-        "PENSTOCK_HOME": str(home),
-        "PENSTOCK_REDIS_URL": endpoints.redis_url,
-        "PENSTOCK_POSTGRES_DSN": endpoints.postgres_dsn,
-    }
     command = ["serving_api", "serve", "--port"]
-    with running(endpoints, home), serving("penstock", command, "", READY, addresses, home / "api.log") as api:
+    with (
+        running(endpoints, home),
+        serving("penstock", command, "", READY, addresses(endpoints, home), home / "api.log") as api,
+    ):
         yield api.url
 
 

@@ -12,7 +12,6 @@
 
 import argparse
 import csv
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -23,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import beta
 
-from benchmarks.report import ROOT, Machine, Target, result, table
+from benchmarks.report import Machine, Target, data_folder, result, table
 from online_models.contracts.jobs import TrainAls
 from online_models.history import UserHistory
 from retrain_workers import als
@@ -135,10 +134,6 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--grid-pairs", type=int, default=GRID_PAIRS, metavar="N", help="of each cell of the grid")
     found.add_argument("--seed", type=int, default=0)
     return found
-
-
-def data_folder() -> Path:
-    return Path(os.environ.get("PENSTOCK_DATA", ROOT.parent / "shared" / "data"))
 
 
 # --- simulated scores ---------------------------------------------------------------------------------

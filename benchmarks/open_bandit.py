@@ -13,7 +13,6 @@
 
 import argparse
 import csv
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.report import ROOT, Machine, Target, result, table
+from benchmarks.report import Machine, Target, data_folder, result, table
 from online_models.off_policy import (
     Estimated,
     Logged,
@@ -83,7 +82,7 @@ def main(arguments: Sequence[str]) -> int:
     """Estimate and print; 0 when it ran, or there is no data."""
     options = parser().parse_args(arguments)
     machine = Machine.here()
-    folder = Path(os.environ.get("PENSTOCK_DATA", ROOT.parent / "shared" / "data")) / FOLDER
+    folder = data_folder() / FOLDER
     if not folder.is_dir():
         print(f"Open Bandit: no {folder}; set PENSTOCK_DATA to the folder of the data sets")
         print(result("open_bandit", machine, {}, []))

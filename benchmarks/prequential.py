@@ -6,7 +6,6 @@
 """
 
 import argparse
-import os
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from benchmarks.report import ROOT, Machine, Target, result
+from benchmarks.report import Machine, Target, data_folder, result
 from online_models.errors import PenstockError
 from online_models.evaluation.contenders import CONTENDERS, FROZEN, OURS
 from online_models.evaluation.measures import leads
@@ -96,7 +95,7 @@ def logs(options: argparse.Namespace) -> Iterator[dict[str, tuple[Path, DataSet 
         names = [path.name for path in options.log]
         yield {str(path) if names.count(path.name) > 1 else path.name: (path, None) for path in options.log}
         return
-    data = Path(os.environ.get("PENSTOCK_DATA", ROOT.parent / "shared" / "data"))
+    data = data_folder()
     limit = ["--limit", str(QUICK_EVENTS)] if options.quick else []
     found: dict[str, tuple[Path, DataSet | None]] = {}
     with tempfile.TemporaryDirectory(prefix="penstock-bench-") as folder:

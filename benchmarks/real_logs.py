@@ -11,7 +11,6 @@
 
 import argparse
 import itertools
-import os
 import re
 import tempfile
 from collections import Counter
@@ -22,7 +21,7 @@ from typing import Final
 
 import numpy as np
 
-from benchmarks.report import ROOT, Machine, Target, result, table
+from benchmarks.report import Machine, Target, data_folder, result, table
 from flows.declare import declare
 from flows.offline import Log, parse_log
 from flows.settings import FlowSettings
@@ -78,7 +77,7 @@ def main(arguments: Sequence[str]) -> int:
     """Measure and print; 0 when every target is met, or there is no data to measure."""
     options = parser().parse_args(arguments)
     machine, figures, targets = Machine.here(), dict[str, float](), list[Target]()
-    data = Path(os.environ.get("PENSTOCK_DATA", ROOT.parent / "shared" / "data"))
+    data = data_folder()
     rows = [["log", "rows", "windows", "alarms", "of features", "retrain jobs"]]
     for recorded in LOGS:
         if not (data / recorded.source).is_dir():

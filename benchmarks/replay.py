@@ -7,7 +7,6 @@
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -20,7 +19,7 @@ from typing import Final
 
 import msgspec
 
-from benchmarks.report import ROOT, Machine, Target, result, table
+from benchmarks.report import Machine, Target, data_folder, environment, result, table
 from benchmarks.workloads import WORKLOADS, write_log
 from online_models.contracts.features import FeatureSpec
 from scripts import import_dataset
@@ -84,7 +83,7 @@ def log_of(options: argparse.Namespace, directory: Path) -> tuple[str, Path]:
     if options.log:
         return options.log.name, options.log
     log = directory / "log.ndjson"
-    source = Path(os.environ.get("PENSTOCK_DATA", ROOT.parent / "shared" / "data")) / MOVIELENS
+    source = data_folder() / MOVIELENS
     seeded = any(option is not None for option in (options.workload, options.events, options.seed))
     if not seeded and source.is_dir():
         import_dataset.main(["movielens", str(source), str(log)])
@@ -124,12 +123,16 @@ def replayed(log: Path, config: str = "") -> Run:
         home = Path(name)
         home.chmod(0o711)  # PostgreSQL may run under another account
         (home / "penstock.toml").write_text(config)
-        kept = {key: value for key, value in os.environ.items() if not key.startswith("PENSTOCK_")}
-        environment = {**kept, "PENSTOCK_HOME": str(home), "PYTHONPATH": str(ROOT)}
         command = [sys.executable, "-m", "flows", "replay", str(log.resolve()), "--report", str(home / "report.json")]
         start = time.perf_counter()
         subprocess.run(
-            command, cwd=home, env=environment, check=True, capture_output=True, text=True, timeout=RUN_SECONDS
+            command,
+            cwd=home,
+            env=environment({"PENSTOCK_HOME": str(home)}),
+            check=True,
+            capture_output=True,
+            text=True,
+            timeout=RUN_SECONDS,
         )
         seconds = time.perf_counter() - start
         report = json.loads((home / "report.json").read_text())

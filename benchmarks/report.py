@@ -54,6 +54,17 @@ class Machine:
         return cls(len(os.sched_getaffinity(0)), processor(), round(os.getloadavg()[0], 2))
 
 
+def environment(settings: Mapping[str, str]) -> dict[str, str]:
+    """Of a process of ours under these settings alone: whatever of Penstock's is set here stays here."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("PENSTOCK_")}
+    return {**kept, "PYTHONPATH": str(ROOT), **settings}
+
+
+def data_folder() -> Path:
+    """Where the public data sets are, if they are."""
+    return Path(os.environ.get("PENSTOCK_DATA", ROOT.parent / "shared" / "data"))
+
+
 def processor() -> str:
     """The processor's name as the kernel gives it."""
     try:

@@ -1,7 +1,6 @@
 """Servers in processes of their own, and wrk that loads them from another: what was answered, how fast, at what CPU cost."""
 
 import json
-import os
 import shutil
 import socket
 import subprocess
@@ -17,7 +16,7 @@ from typing import Final
 
 import psutil
 
-from benchmarks.report import ROOT
+from benchmarks.report import environment
 
 START_SECONDS: Final = 600.0
 STOP_SECONDS: Final = 30.0
@@ -90,7 +89,7 @@ class Server:
 
 @contextmanager
 def serving(
-    name: str, module: Sequence[str], path: str, ready: str, environment: Mapping[str, str], log: Path
+    name: str, module: Sequence[str], path: str, ready: str, settings: Mapping[str, str], log: Path
 ) -> Iterator[Server]:
     """A server of `python -m MODULE... PORT` that answers `ready` with 200, stopped at the end; what it writes goes to `log`.
 
@@ -100,10 +99,11 @@ def serving(
         When it ends or stays silent.
     """
     port = free_port()
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("PENSTOCK_")}
     command = [sys.executable, "-m", *module, str(port)]
-    settings = {**kept, "PYTHONPATH": str(ROOT), **environment}
-    with log.open("w") as written, psutil.Popen(command, cwd=log.parent, env=settings, stderr=written) as process:
+    with (
+        log.open("w") as written,
+        psutil.Popen(command, cwd=log.parent, env=environment(settings), stderr=written) as process,
+    ):
         try:
             server = Server(name, process, port, path)
             await_answer(server, ready)
