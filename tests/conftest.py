@@ -20,6 +20,7 @@ from online_models.stores.embedded import Endpoints, embedded
 
 TEMPLATE = "penstock_template"
 REDIS_DATABASES = 16
+LEAST_MEMORY = 4 * 2**30
 
 _numbers = itertools.count()
 
@@ -39,7 +40,7 @@ def in_database(dsn: str, name: str) -> str:
 def stores() -> Iterator[Endpoints]:
     """The servers of this session; their default database is empty. Tests take `postgres`, `redis_url` or `fresh_stores`."""
     # pytest's own directories are closed to the account that runs PostgreSQL, and too long for a unix socket.
-    home = Path(tempfile.mkdtemp(prefix="penstock-tests-"))
+    home = Path(tempfile.mkdtemp(prefix="penstock-tests-", dir=_roomy()))
     home.chmod(0o711)
     try:
         with embedded(home) as endpoints:
@@ -91,8 +92,14 @@ def twin_stores(stores: Endpoints, fresh_stores: Endpoints) -> Iterator[Endpoint
         yield Endpoints(url, dsn)
 
 
+def _roomy() -> Path | None:
+    """Memory, where there is enough of it: a test's database is copied in and thrown away. None for the usual place."""
+    memory = Path("/dev/shm")
+    return memory if memory.is_dir() and shutil.disk_usage(memory).free >= LEAST_MEMORY else None
+
+
 def _database(dsn: str, template: str) -> Iterator[str]:
     name = f"test_{next(_numbers)}"
-    administer(dsn, f"CREATE DATABASE {name} TEMPLATE {template}")
+    administer(dsn, f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")
     yield in_database(dsn, name)
     administer(dsn, f"DROP DATABASE {name} WITH (FORCE)")
