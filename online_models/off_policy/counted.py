@@ -13,17 +13,18 @@ import numpy as np
 from online_models.off_policy.estimates import (
     F64,
     I64,
+    TERMS,
     Diagnosis,
     Estimated,
     Reason,
     Refused,
     Terms,
+    effective_rows,
     lift,
+    too_few,
     total,
 )
 from online_models.off_policy.positions import list_weights, looks_at
-
-TERMS: Final = Terms()
 
 NEARLY_ALL: Final = 0.95
 """Share of the lists that reach a position which is compared."""
@@ -75,9 +76,9 @@ def counted_value(shown: I64, taken: I64, theta: F64, terms: Terms = TERMS) -> C
     position, place = np.indices((depth, shown.shape[1])).reshape(2, -1)
     place = np.where(place < shown.shape[1] - 1, place, -1)
     weights, both = list_weights(theta[:depth], place, position), np.nan_to_num(looks_at(theta[:depth], place))
-    ess, needed, kept = _effective(weights, n), max(terms.min_ess, 1.0), float(c[both > 0].sum())
-    if ess < needed:
-        return Refused(Reason.SMALL_SAMPLE, f"{ess:.0f} effective impressions of {n.sum():.0f}, {needed:g} needed", ess)
+    ess, kept = effective_rows(weights, n), float(c[both > 0].sum())
+    if (refused := too_few(ess, n.sum(), "impressions", terms)) is not None:
+        return refused
     if not kept:
         return Refused(Reason.SMALL_SAMPLE, "nothing was taken that the candidate shows", ess)
     return Counted(
@@ -96,17 +97,11 @@ def _depth(shown: I64) -> int:
     return int(short.argmax()) if short.any() else len(shown)
 
 
-def _effective(weights: F64, n: F64) -> float:
-    """`effective_rows` of weights (cells,) that occur n times each."""
-    squares = total(weights * weights, n)
-    return total(weights, n) ** 2 / squares if squares else 0.0
-
-
 def _order(weights: F64, both: F64, looks: F64, n: F64, c: F64, alpha: float) -> Estimated:
     """Clicks per look on common items, the candidate's beside the logged ones. n, c : (cells,), impressions, and those taken"""
     rows, mass = int(n.sum()), total(weights, n)
     diagnosis = Diagnosis(
-        *(rows, rows, _effective(weights, n), mass / rows, float(weights[n > 0].max()) / mass, 0.0, 0.0),
+        *(rows, rows, effective_rows(weights, n), mass / rows, float(weights[n > 0].max()) / mass, 0.0, 0.0),
         unsupported=1 - total(both, n) / total(looks, n),
     )
     # each cell twice: what was taken, and what was not

@@ -71,6 +71,9 @@ class Terms:
             raise ValueError("expected max_unsupported within [0, 1] and alpha within (0, 1)")
 
 
+TERMS: Final = Terms()
+
+
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
     """What stands behind an estimate.
@@ -117,8 +120,8 @@ class Refused:
     ess: float = np.nan
 
 
-def effective_rows(weights: F64) -> float:
-    """(sum w)² / sum w² of weights (n,); 0 where all are 0.
+def effective_rows(weights: F64, times: F64 | None = None) -> float:
+    """(sum w)² / sum w² of weights (n,), each there so many times, (n,), once where that is None; 0 where all are 0.
 
     >>> effective_rows(np.array([1.0, 1.0, 1.0])), effective_rows(np.array([5.0, 0.0, 0.0]))
     (3.0, 1.0)
@@ -127,8 +130,16 @@ def effective_rows(weights: F64) -> float:
     ----------
     Kish: Survey Sampling (1965).
     """
-    squares = float(weights @ weights)
-    return float(weights.sum()) ** 2 / squares if squares else 0.0
+    squares = total(weights * weights, times)
+    return total(weights, times) ** 2 / squares if squares else 0.0
+
+
+def too_few(ess: float, rows: float, what: str, terms: Terms) -> Refused | None:
+    """Why so many effective rows, of so many of what they are, do not do."""
+    needed = max(terms.min_ess, 1.0)
+    if ess >= needed:
+        return None
+    return Refused(Reason.SMALL_SAMPLE, f"{ess:.0f} effective {what} of {rows:.0f}, {needed:g} needed", ess)
 
 
 def diagnosis_of(raw: F64, weights: F64, unit: Units | None, unsupported: float) -> Diagnosis:
@@ -162,9 +173,12 @@ def standard_error(influence: F64, unit: Units | None, times: F64 | None = None)
 
     times : (n,), how often each row occurs, every time as a unit of its own; None where each is there once
     """
-    sums = of_units(influence, unit)
+    return _standard_error(of_units(influence, unit), total(np.ones(len(influence)), times), times)
+
+
+def _standard_error(sums: F64, rows: float, times: F64 | None) -> float:
+    """Of sums by unit (G,) over so many rows."""
     groups, squares = total(np.ones(len(sums)), times), total(sums * sums, times)
-    rows = total(np.ones(len(influence)), times)
     return float(np.sqrt(groups / (groups - 1) * squares)) / rows if groups > 1 else np.inf
 
 
@@ -173,8 +187,8 @@ def total(figures: F64, times: F64 | None) -> float:
     return float(figures.sum() if times is None else times @ figures)
 
 
-def reach(influence: F64, unit: Units | None, alpha: float, times: F64 | None = None) -> float:
-    """Half the length of the interval of a mean with influences (n,): t_{1 - alpha / 2, nu} times the standard error.
+def reach(influence: F64, unit: Units | None, alpha: float, times: F64 | None = None) -> tuple[float, float]:
+    """Half the length of the interval of a mean with influences (n,), t_{1 - alpha / 2, nu} times the standard error, and that.
 
     The degrees of freedom make a chi-square of the variance's mean and variance (Satterthwaite):
 
@@ -182,7 +196,8 @@ def reach(influence: F64, unit: Units | None, alpha: float, times: F64 | None = 
 
     times : see `standard_error`
 
-    >>> round(reach(np.array([1.0, -1.0] * 50), None, 0.05), 3), round(reach(np.array([10.0, -10.0, *[0.0] * 98]), None, 0.05), 3)
+    >>> even, one_sided = np.array([1.0, -1.0] * 50), np.array([10.0, -10.0, *[0.0] * 98])
+    >>> round(reach(even, None, 0.05)[0], 3), round(reach(one_sided, None, 0.05)[0], 3)
     (0.199, 0.392)
 
     References
@@ -191,17 +206,18 @@ def reach(influence: F64, unit: Units | None, alpha: float, times: F64 | None = 
     """
     sums = of_units(influence, unit)
     groups, squares = total(np.ones(len(sums)), times), total(sums * sums, times)
+    error = _standard_error(sums, total(np.ones(len(influence)), times), times)
     if groups < 2 or not squares:
-        return np.inf if groups < 2 else 0.0
+        return error, error
     kurtosis = groups * total(sums**4, times) / squares**2
     degrees = min(2 * groups / max(kurtosis - 1, 1e-9), groups - 1)
-    return float(stdtrit(max(degrees, LEAST_DEGREES), 1 - alpha / 2)) * standard_error(influence, unit, times)
+    return float(stdtrit(max(degrees, LEAST_DEGREES), 1 - alpha / 2)) * error, error
 
 
 def estimated(value: float, influence: F64, unit: Units | None, diagnosis: Diagnosis, alpha: float) -> Estimated:
     """A value with the interval that the influences (n,) of its rows give, psi_i with mean 0."""
-    half = reach(influence, unit, alpha)
-    return Estimated(value, standard_error(influence, unit), value - half, value + half, diagnosis)
+    half, error = reach(influence, unit, alpha)
+    return Estimated(value, error, value - half, value + half, diagnosis)
 
 
 def lift(
@@ -226,10 +242,11 @@ def lift(
         ratio = total(a, times) / below
         psi += sign * (a - ratio * b) / (below / rows * ratio)
         logarithm += sign * np.log(ratio)
-    half, better = reach(psi, unit, alpha, times), float(np.exp(logarithm))
+    half, error = reach(psi, unit, alpha, times)
+    better = float(np.exp(logarithm))
     return Estimated(
         better - 1,
-        better * standard_error(psi, unit, times),
+        better * error,
         better * float(np.exp(-half)) - 1,
         better * float(np.exp(half)) - 1,
         diagnosis,

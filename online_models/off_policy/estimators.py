@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from online_models.off_policy.estimates import (
     F64,
+    TERMS,
     Bias,
     Diagnosis,
     Estimated,
@@ -25,9 +26,9 @@ from online_models.off_policy.estimates import (
     effective_rows,
     estimated,
     standard_error,
+    too_few,
 )
 
-TERMS: Final = Terms()
 ERRORS_OFF: Final = 3.0
 """Standard errors by which the weights' mean must be beyond its limit before it counts as evidence."""
 
@@ -201,11 +202,7 @@ def _weighed(logged: Logged, target: F64, terms: Terms, unsupported: F64 | None)
     known = float(unsupported.mean()) if unsupported is not None else 0.0
     weights = np.minimum(raw, terms.clip)
     ess = effective_rows(weights)
-    refused = _support_refused(raw, logged.unit, known, ess, terms)
-    if refused is None and ess < max(terms.min_ess, 1.0):
-        refused = Refused(
-            Reason.SMALL_SAMPLE, f"{ess:.0f} effective rows of {len(raw)}, {max(terms.min_ess, 1.0):g} needed", ess
-        )
+    refused = _support_refused(raw, logged.unit, known, ess, terms) or too_few(ess, len(raw), "rows", terms)
     if refused is not None:
         return refused
     return _Weighed(weights, diagnosis_of(raw, weights, logged.unit, known))

@@ -56,8 +56,10 @@ class PositionPropensities:
 
 @dataclass(frozen=True, slots=True)
 class _Cells:
-    """Rows as keys x positions, both renumbered. n, c : (keys, k) rows and clicks"""
+    """Rows as keys x positions, both renumbered: key, place (n,). n, c : (keys, k) rows and clicks"""
 
+    key: I64
+    place: I64
     n: csr_array
     c: csr_array
 
@@ -66,11 +68,14 @@ class _Cells:
         """float64 (keys,)"""
         return np.asarray(self.c.sum(axis=1), np.float64)
 
+    def totals(self, theta: F64) -> F64:
+        """sum_l n_il theta_l, (keys,)."""
+        return np.asarray(self.n @ theta, np.float64)
+
     def shares(self, theta: F64) -> csr_array:
         """pi_ik = n_ik theta_k / sum_l n_il theta_l, (keys, k)."""
         expected = (self.n * theta[None, :]).tocsr()
-        totals = np.asarray(expected.sum(axis=1), np.float64)
-        return (expected * (1 / np.maximum(totals, _UNSEEN))[:, None]).tocsr()
+        return (expected * (1 / np.maximum(self.totals(theta), _UNSEEN))[:, None]).tocsr()
 
 
 def position_propensities(
@@ -217,7 +222,7 @@ def _cells(codes: I64, position: I64, clicked: npt.NDArray[np.bool_], kept: I64)
         coo_array((values.astype(np.float64), (keys, place)), shape).tocsr() for values in (np.ones(len(keys)), clicked)
     )
     c.eliminate_zeros()
-    return _Cells(n, c)
+    return _Cells(keys, place, n, c)
 
 
 def _fitted(
@@ -234,7 +239,7 @@ def _fitted(
         if np.abs(step).max(initial=0.0) < _CLOSE:
             break
     theta = np.exp(beta)
-    return theta, theta * _errors(cells, beta, codes, position, clicked, kept, unit)
+    return theta, theta * _errors(cells, beta, clicked, unit)
 
 
 def _derivatives(cells: _Cells, beta: F64) -> tuple[F64, F64]:
@@ -257,29 +262,24 @@ def _improved(cells: _Cells, beta: F64, step: F64) -> F64:
 
 
 def _likelihood(cells: _Cells, beta: F64) -> float:
-    totals = np.asarray((cells.n * np.exp(beta)[None, :]).sum(axis=1), np.float64)
     clicks = np.asarray(cells.c.sum(axis=0), np.float64)
-    return float(clicks @ beta - cells.key_clicks @ np.log(totals))
+    return float(clicks @ beta - cells.key_clicks @ np.log(cells.totals(np.exp(beta))))
 
 
-def _errors(
-    cells: _Cells, beta: F64, codes: I64, position: I64, clicked: npt.NDArray[np.bool_], kept: I64, unit: Units | None
-) -> F64:
+def _errors(cells: _Cells, beta: F64, clicked: npt.NDArray[np.bool_], unit: Units | None) -> F64:
     """Standard errors of beta (k,): a row moves the score by (click - theta_k gamma_i) (e_k - pi_i)."""
     theta = np.exp(beta)
-    keys, place = np.unique(codes, return_inverse=True)[1], np.searchsorted(kept, position)
-    # gamma_i = C_i / sum_l n_il theta_l
-    gamma = cells.key_clicks / np.asarray((cells.n * theta[None, :]).sum(axis=1), np.float64)
-    left = clicked - theta[place] * gamma[keys]  # (n,)
+    gamma = cells.key_clicks / cells.totals(theta)
+    left = clicked - theta[cells.place] * gamma[cells.key]  # (n,)
     units = np.arange(len(left)) if unit is None else np.unique(unit, return_inverse=True)[1]
     groups = int(units.max(initial=-1)) + 1
-    at = coo_array((left, (units, place)), (groups, len(kept))).tocsr()
-    by_key = coo_array((left, (units, keys)), (groups, len(gamma))).tocsr() @ cells.shares(theta)
+    at = coo_array((left, (units, cells.place)), (groups, len(theta))).tocsr()
+    by_key = coo_array((left, (units, cells.key)), (groups, len(gamma))).tocsr() @ cells.shares(theta)
     scores = (at - by_key).tocsr()  # (groups, k)
     meat = (scores.T @ scores).toarray() * groups / max(groups - 1, 1)
     information = _derivatives(cells, beta)[1]
-    error = np.zeros(len(kept))
-    if len(kept) > 1:
+    error = np.zeros(len(theta))
+    if len(theta) > 1:
         bread = np.linalg.inv(information[1:, 1:])
         error[1:] = np.sqrt(np.diag(bread @ meat[1:, 1:] @ bread))
     return error

@@ -10,7 +10,6 @@
 """
 
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +17,7 @@ import numpy.typing as npt
 from online_models.off_policy.estimates import (
     F64,
     I64,
+    TERMS,
     Diagnosis,
     Estimated,
     Reason,
@@ -29,10 +29,9 @@ from online_models.off_policy.estimates import (
     estimated,
     lift,
     sums_at,
+    too_few,
 )
 from online_models.off_policy.positions import list_weights, looks_at
-
-TERMS: Final = Terms()
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,9 +112,9 @@ def ranked_value(lists: Lists, theta: F64, terms: Terms = TERMS) -> Ranked | Ref
     place = _within(seen, theta)
     raw = list_weights(theta, place, seen.position)
     weights = np.minimum(raw, terms.clip)
-    ess, needed = effective_rows(weights), max(terms.min_ess, 1.0)
-    if ess < needed:
-        return Refused(Reason.SMALL_SAMPLE, f"{ess:.0f} effective impressions of {len(raw)}, {needed:g} needed", ess)
+    ess = effective_rows(weights)
+    if (refused := too_few(ess, len(raw), "impressions", terms)) is not None:
+        return refused
     both = np.nan_to_num(looks_at(theta, place))
     if not seen.clicked[both > 0].any():
         return Refused(Reason.SMALL_SAMPLE, "no click on an item that the candidate shows", ess)
