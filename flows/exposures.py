@@ -6,18 +6,13 @@
 """
 
 from collections.abc import Iterable
-from typing import Any, Final, NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
 from flows.newest import Newest
-from flows.open_requests import Request
-from online_models.contracts.ids import ModelVersion
-
-DAY_MS: Final = 86_400_000
-
-ShownBy = tuple[int, str, ModelVersion]
-"""Stage, variant and version."""
+from flows.open_requests import Request, ShownBy
+from online_models.interactions import DAY_MS
 
 
 class Exposure(NamedTuple):
@@ -49,8 +44,7 @@ class _Rollout:
         first_of_stage = of_stage is not None and _added(of_stage, request.user)
         if not _added(self.users, request.user):
             return Exposure(False, first_of_stage)
-        shown_by = (request.stage, request.variant, request.version)
-        return Exposure(True, first_of_stage, len(request.shown), self._repeats(shown_by, request.shown))
+        return Exposure(True, first_of_stage, len(request.shown), self._repeats(request.shown_by, request.shown))
 
     def _repeats(self, shown_by: ShownBy, items: Iterable[str]) -> int:
         counts = self.items.setdefault(shown_by, {})

@@ -27,22 +27,25 @@ from online_models.contracts.events import (
     FeatureValue,
 )
 from online_models.contracts.ids import ModelName, ModelVersion
-from online_models.contracts.rollouts import SHADOW_PLACES, SHADOW_POSITIONS
+from online_models.contracts.rollouts import MOST_STAGES, SHADOW_PLACES, SHADOW_POSITIONS, Variant
 
 FALLBACK: Final = ModelVersion("popularity")
 """Stands for the version in the windows of answers that no model gave."""
 
-ARMS: Final = frozenset({"stable", "canary", "arm"})
-"""What an impression may say that its user is in."""
-
-VARIANTS: Final = ARMS | {"fallback"}
+VARIANTS: Final = frozenset(each.value for each in Variant)
 """What an impression may say that it is of."""
 
-STAGES: Final = range(-1, 20)
+ARMS: Final = VARIANTS - {Variant.FALLBACK.value}
+"""What an impression may say that its user is in."""
+
+STAGES: Final = range(-1, MOST_STAGES)
 """Of the longest plan; -1 is before its first."""
 
 ROLLOUTS: Final = range(1, 2**63)
 """Numbers that a row may have."""
+
+ShownBy = tuple[int, str, ModelVersion]
+"""Stage, variant and version."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +82,16 @@ class Request:
     scores: dict[str, float] = field(default_factory=dict)
     """What the language model said of the items that it had a say in."""
     scored_by: ModelVersion | None = None
-    """Whose language model that is."""
+    """Whose language model that is; None of one that was logged before impressions told."""
     shadow: ModelVersion | None = None
     """The version that was scored in the shadow of it."""
     places: dict[str, tuple[int, int]] = field(default_factory=dict)
     """Where its items were shown, and their places in the shadow's list, `SHADOW_PLACES` for none; of the first positions."""
+
+    @property
+    def shown_by(self) -> ShownBy:
+        """Whose account it is on within its rollout."""
+        return (self.stage, self.variant, self.version)
 
     def take_over(self, told: "Request") -> None:
         """Go by what another impression tells of the answer, if that names a variant."""
@@ -139,12 +147,14 @@ class OpenRequests:
         elif not request.variant:  # so far by impressions of somebody else, who repeats the request
             request.take_over(_request(outcome))
         request.shown.add(event.item_id)
-        score = event.features.get(LANGUAGE_FEATURE) if event.features else None
+        features = event.features or {}
+        score = features.get(LANGUAGE_FEATURE)
         if score is not None and isinstance(score, (float, int)) and isfinite(score):
             request.scores[event.item_id] = float(score)
-            request.scored_by = _scored_by(event)
+            request.scored_by = _version(features.get(LANGUAGE_VERSION_FEATURE))
         if request.shadow is not None and event.position is not None and 0 <= event.position < SHADOW_POSITIONS:
-            request.places[event.item_id] = (event.position, _place(event))
+            place = _number(features.get(SHADOW_PLACE_FEATURE), range(SHADOW_PLACES))
+            request.places[event.item_id] = (event.position, SHADOW_PLACES if place is None else place)
         for item, ts_ms in self._early.pop(event.request_id, []):
             self._answer(event.request_id, item, ts_ms)
 
@@ -191,7 +201,7 @@ def _request(outcome: Outcome) -> Request:
     event = outcome.event
     features = event.features or {}
     # an integer: of anything else a range would look at each of its numbers
-    stage, rollout_id = _stage(features.get(STAGE_FEATURE)), event.rollout_id or 0
+    stage, rollout_id = _number(features.get(STAGE_FEATURE), STAGES), event.rollout_id or 0
     asked = _one_of(ARMS, features.get(ASKED_VARIANT_FEATURE))
     version = _version(features.get(ASKED_VERSION_FEATURE)) if asked else None
     return Request(
@@ -207,8 +217,8 @@ def _request(outcome: Outcome) -> Request:
     )
 
 
-def _stage(said: FeatureValue | None) -> int | None:
-    return int(said) if isinstance(said, (int, float)) and isfinite(said) and said in STAGES else None
+def _number(said: FeatureValue | None, within: range) -> int | None:
+    return int(said) if isinstance(said, (int, float)) and isfinite(said) and said in within else None
 
 
 def _one_of(words: frozenset[str], said: FeatureValue | None) -> str:
@@ -217,14 +227,6 @@ def _one_of(words: frozenset[str], said: FeatureValue | None) -> str:
 
 def _version(said: FeatureValue | None) -> ModelVersion | None:
     return ModelVersion(said) if isinstance(said, str) and 0 < len(said) <= MAX_ID_LENGTH else None
-
-
-def _place(event: Event) -> int:
-    """Where the shadow's list has an impression's item; `SHADOW_PLACES` where it has not."""
-    said = event.features.get(SHADOW_PLACE_FEATURE) if event.features else None
-    if isinstance(said, (int, float)) and isfinite(said) and said in range(SHADOW_PLACES):
-        return int(said)
-    return SHADOW_PLACES
 
 
 def _restored(
@@ -243,8 +245,3 @@ def _restored(
 ) -> Request:
     answer = (set(shown), set(taken), dict(scores), scored_by, shadow, dict(places))
     return Request(ts_ms, user, version, rollout_id, stage, variant, *answer)
-
-
-def _scored_by(event: Event) -> ModelVersion | None:
-    """Whose language model scored an impression's item; None of one that was logged before impressions told."""
-    return _version(event.features.get(LANGUAGE_VERSION_FEATURE)) if event.features else None

@@ -24,9 +24,9 @@ from flows.settings import FlowSettings
 from flows.shadow_sums import ShadowSums
 from flows.triggers import Family, Signal
 from flows.user_groups import UserGroups
-from online_models.contracts.events import EVENT_TYPES, EventType
+from online_models.contracts.events import ANSWERS, EVENT_TYPES, EventType
 from online_models.contracts.ids import ModelName, ModelVersion
-from online_models.contracts.rollouts import GroupedCounts, ShadowCounts, VariantWindow
+from online_models.contracts.rollouts import GroupedCounts, ShadowCounts, Variant, VariantWindow
 from online_models.drift.adwin import Adwin
 from online_models.drift.composite import drop_exceeds
 from online_models.drift.prequential import Prequential, Worse
@@ -34,12 +34,10 @@ from online_models.ports import FeatureWindowRow
 
 SCHEMA: Final = 3
 
-ANSWERS: Final = (EventType.CLICK, EventType.WATCH, EventType.PURCHASE)
-
-STABLE: Final = "stable"
+STABLE: Final = Variant.STABLE.value
 """The variant that the monitors hear within a rollout."""
 
-UNHEARD: Final = ("canary", "arm")
+UNHEARD: Final = (Variant.CANARY.value, Variant.ARM.value)
 """Variants that the monitors do not hear outside of one either."""
 
 WindowKey = tuple[ModelVersion, int, int, str, int]

@@ -6,13 +6,11 @@
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import Any, Final
-
-import numpy as np
 
 from flows.newest import KEPT
 from flows.open_requests import Request
+from flows.sums import Sums
 from online_models.contracts.ids import ModelName, ModelVersion
 from online_models.contracts.rollouts import SHADOW_PLACES, SHADOW_POSITIONS, ShadowCounts
 
@@ -20,55 +18,40 @@ COLUMNS: Final = SHADOW_PLACES + 1
 CELLS: Final = SHADOW_POSITIONS * COLUMNS
 
 
-@dataclass(slots=True)
-class _Sums:
-    """Event time of the first request counted, and the counts (2 * CELLS,). Mutable: requests are added one by one."""
-
-    since_ms: int
-    counts: list[int] = field(default_factory=lambda: [0] * (2 * CELLS))
-
-
 class ShadowSums:
-    """One model's sums, the version that came last at the end."""
+    """One model's sums, (2 * CELLS,) each, the version that came last at the end."""
 
     def __init__(self) -> None:
-        self._versions: dict[ModelVersion, _Sums] = {}
+        self._versions: dict[ModelVersion, Sums] = {}
 
     def add(self, model: ModelName, requests: Iterable[Request]) -> list[ShadowCounts]:
         """Take in final requests; returns the sums that they changed, each once."""
-        changed: dict[tuple[ModelVersion, int], _Sums] = {}
+        changed: dict[tuple[ModelVersion, int], Sums] = {}
         for request in requests:
             if request.shadow is not None and request.places:
                 sums = self._of(request.shadow, request.ts_ms)
                 _count(sums, request)
                 changed[request.shadow, sums.since_ms] = sums
-        return [
-            ShadowCounts(model, version, since_ms, _packed(sums).tobytes())
-            for (version, since_ms), sums in changed.items()
-        ]
+        return [ShadowCounts(model, version, since_ms, sums.tobytes()) for (version, since_ms), sums in changed.items()]
 
-    def _of(self, version: ModelVersion, ts_ms: int) -> _Sums:
-        sums = self._versions[version] = self._versions.pop(version) if version in self._versions else _Sums(ts_ms)
+    def _of(self, version: ModelVersion, ts_ms: int) -> Sums:
+        known = self._versions.pop(version, None)
+        sums = self._versions[version] = known or Sums.zeros(ts_ms, 2 * CELLS)
         if len(self._versions) > KEPT:
             del self._versions[next(iter(self._versions))]
         return sums
 
     def snapshot(self) -> dict[ModelVersion, Any]:
         """Plain values; `restore` continues exactly from here."""
-        return {version: (sums.since_ms, _packed(sums)) for version, sums in self._versions.items()}
+        return {version: sums.snapshot() for version, sums in self._versions.items()}
 
     def restore(self, snapshot: dict[ModelVersion, Any]) -> None:
         """Take a snapshot's state."""
-        self._versions = {version: _Sums(since_ms, counts.tolist()) for version, (since_ms, counts) in snapshot.items()}
+        self._versions = {version: Sums.restored(each) for version, each in snapshot.items()}
 
 
-def _count(sums: _Sums, request: Request) -> None:
+def _count(sums: Sums, request: Request) -> None:
     for item, (position, place) in request.places.items():
         cell = position * COLUMNS + place
         sums.counts[cell] += 1
         sums.counts[CELLS + cell] += item in request.taken
-
-
-def _packed(sums: _Sums) -> Any:
-    """uint32 (2 * CELLS,), little-endian."""
-    return np.array(sums.counts, "<u4")

@@ -4,7 +4,6 @@ import argparse
 import math
 import sys
 from collections.abc import Sequence
-from glob import glob
 from pathlib import Path
 
 import numpy as np
@@ -25,9 +24,9 @@ from online_models.evaluation.off_policy import (
     study_positions,
 )
 from online_models.evaluation.protocol import CUTOFF
-from online_models.evaluation.recorded import CATALOGUE_SUFFIX, evaluate
+from online_models.evaluation.recorded import evaluate, log_paths
 from online_models.evaluation.report import Evaluation, json_of, text_of
-from online_models.evaluation.shown import read_shown
+from online_models.evaluation.shown import ATTRIBUTION_MS, read_shown
 from online_models.metrics import hit_at
 from online_models.off_policy import Terms
 from online_models.stores.recorded import ENDINGS
@@ -67,12 +66,7 @@ def run_off_policy(options: argparse.Namespace) -> None:
     _check_json(options)
     terms, title = _terms(options), ", ".join(Path(log).name for log in options.log)
     policy = read_policy(options.policy) if options.policy else None
-    paths = [
-        Path(found)
-        for log in options.log
-        for found in sorted(glob(log)) or [log]
-        if not found.endswith(CATALOGUE_SUFFIX)
-    ]
+    paths = [path for log in options.log for path in log_paths(log)]
     shown = read_shown(paths, options.domain, round(options.attribution_minutes * 60_000))
     study = Study(options.looks, None) if options.looks is not None else study_positions(shown, options.same)
     if policy is not None:
@@ -157,7 +151,11 @@ def _add_off_policy(commands: "argparse._SubParsersAction[argparse.ArgumentParse
         "--min-ess", type=float, default=500.0, metavar="N", help="fewer effective rows are refused (500)"
     )
     command.add_argument(
-        "--attribution-minutes", type=float, default=30.0, metavar="M", help="of an answer to no request (30)"
+        "--attribution-minutes",
+        type=float,
+        default=ATTRIBUTION_MS / 60_000,
+        metavar="M",
+        help="of an answer to no request (%(default)g)",
     )
     command.add_argument("--json", type=Path, metavar="FILE", help="write everything as JSON")
     command.set_defaults(run=run_off_policy)

@@ -29,11 +29,9 @@ from online_models.model_registry import RegisteredVersion as RegisteredVersion
 from online_models.model_registry import RegistryOutbox as RegistryOutbox
 from online_models.rollout_store import Act as Act
 from online_models.rollout_store import ApiKey as ApiKey
-from online_models.rollout_store import Grouped as Grouped
 from online_models.rollout_store import KeyStore as KeyStore
 from online_models.rollout_store import NewRollout as NewRollout
 from online_models.rollout_store import RolloutStore as RolloutStore
-from online_models.rollout_store import Traffic as Traffic
 from online_models.rollout_store import VariantCounts as VariantCounts
 
 Vector = npt.NDArray[np.float32]

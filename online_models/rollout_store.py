@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from online_models.contracts.ids import Epoch, ModelName, ModelVersion, RolloutId
+from online_models.contracts.ids import Epoch, ModelName, ModelVersion
 from online_models.contracts.rollouts import (
     GROUPS,
     Arm,
@@ -107,9 +107,6 @@ class RolloutStore(Protocol):
 
     def last_promotion(self, model: ModelName) -> Rollout | None:
         """The rollout by which the champion became that, of kind `canary` or `rollback`; None of one that was adopted."""
-
-    def rollout(self, model: ModelName, rollout_id: RolloutId) -> Rollout | None:
-        """One rollout of the model."""
 
     def history(self, model: ModelName, limit: int) -> list[Rollout]:
         """The model's rollouts, youngest first."""

@@ -12,26 +12,16 @@ References
 Schindelhauer, Schomaker: Weighted distributed hash tables. SPAA 2005.
 """
 
-import enum
 import hashlib
 import math
 from typing import Final, NamedTuple
 
 from online_models.contracts.ids import ModelVersion
 from online_models.contracts.rollouts import FULL_WEIGHT_BP, Arm, Route
+from online_models.contracts.rollouts import Variant as Variant
 
 _BITS: Final = 52
 """Of a hash, as a number within (0, 1) that a float has exactly."""
-
-
-class Variant(enum.StrEnum):
-    """Who answered. `arm` is one of a bandit's but the stable version; `fallback` is no arm of a comparison: popularity, or a
-    version that stands in. What it answers counts for the arm that the user is in."""
-
-    STABLE = "stable"
-    CANARY = "canary"
-    ARM = "arm"
-    FALLBACK = "fallback"
 
 
 class Assignment(NamedTuple):

@@ -9,8 +9,8 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-from online_models.contracts.rollouts import FULL_WEIGHT_BP, WhenOverdue
-from serving_api.rollouts.plans import MOST_ARMS, MOST_STAGES
+from online_models.contracts.rollouts import FULL_WEIGHT_BP, MOST_STAGES, WhenOverdue
+from serving_api.rollouts.plans import MOST_ARMS
 
 LATEST: Final = "latest candidate"
 LONGEST_SECONDS: Final = 315_360_000.0

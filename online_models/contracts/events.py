@@ -42,6 +42,9 @@ class EventType(enum.StrEnum):
 EVENT_TYPES: tuple[EventType, ...] = tuple(EventType)
 TYPE_CODES: dict[EventType, int] = {kind: code for code, kind in enumerate(EVENT_TYPES)}
 
+ANSWERS: tuple[EventType, ...] = (EventType.CLICK, EventType.WATCH, EventType.PURCHASE)
+"""What takes an impression."""
+
 
 class Role(enum.Enum):
     """Which of the three kinds of message an event is, and so which table and branch it belongs to."""

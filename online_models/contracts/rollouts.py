@@ -17,6 +17,9 @@ from online_models.contracts.ids import Epoch, ModelName, ModelVersion, RolloutI
 FULL_WEIGHT_BP = 10_000
 """Weights are basis points: 500 is 5 %."""
 
+MOST_STAGES: Final = 20
+"""Of a plan."""
+
 GROUPS: Final = 128
 """Users fall into so many groups by their hash, in whatever arm and stage they are; what differs between groups is noise."""
 
@@ -52,6 +55,16 @@ class Phase(enum.StrEnum):
 
 
 OPEN_PHASES = (Phase.PREPARING, Phase.RAMPING, Phase.PAUSED)
+
+
+class Variant(enum.StrEnum):
+    """Who answered. `arm` is one of a bandit's but the stable version; `fallback` is no arm of a comparison: popularity, or a
+    version that stands in. What it answers counts for the arm that the user is in."""
+
+    STABLE = "stable"
+    CANARY = "canary"
+    ARM = "arm"
+    FALLBACK = "fallback"
 
 
 class Metric(enum.StrEnum):

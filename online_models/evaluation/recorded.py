@@ -14,6 +14,11 @@ from online_models.stores.recorded import read_log
 CATALOGUE_SUFFIX: Final = ".items.ndjson"
 
 
+def log_paths(pattern: str) -> list[Path]:
+    """The logs that a file or glob names, by name, without the catalogues that lie beside them; itself where it finds nothing."""
+    return [Path(found) for found in sorted(glob(pattern)) or [pattern] if not found.endswith(CATALOGUE_SUFFIX)]
+
+
 def evaluate(
     pattern: str,
     *,
@@ -37,8 +42,7 @@ def evaluate(
         When the log cannot be read or holds too little, or a name is not known.
     """
     known_names(names)
-    paths = [Path(found) for found in sorted(glob(pattern)) or [pattern] if not found.endswith(CATALOGUE_SUFFIX)]
-    recorded = read_log(paths)
+    recorded = read_log(log_paths(pattern))
     log, domain = log_of(recorded, domain, min_rating)
     study = study_of(log, split)
     return evaluation_of(Path(pattern).name, domain, recorded, study, run(study, names, told))

@@ -15,13 +15,12 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from online_models.contracts.events import SHADOW_PLACE_FEATURE, SHADOW_VERSION_FEATURE, Event, EventType
+from online_models.contracts.events import ANSWERS, SHADOW_PLACE_FEATURE, SHADOW_VERSION_FEATURE, Event, EventType
 from online_models.contracts.ids import hash64
 from online_models.stores.recorded import Refused, read_events
 
 I64 = npt.NDArray[np.int64]
 
-ANSWERS: Final = (EventType.CLICK, EventType.WATCH, EventType.PURCHASE)
 ATTRIBUTION_MS: Final = 1_800_000
 NOWHERE: Final = -1
 

@@ -1,6 +1,7 @@
 """Operators' API keys in PostgreSQL: what a key may do and since when it may not, never its secret."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
@@ -17,13 +18,9 @@ class PostgresKeys:
 
     def put_key(self, key: ApiKey) -> None:
         """Insert. Raises StoreError when the prefix is taken, or the role or the hash is none."""
-        values = {
-            "prefix": key.prefix, "sha256": key.sha256, "role": key.role, "name": key.name,
-            "created_at": key.created_at, "expires_at": key.expires_at, "revoked_at": key.revoked_at,
-        }  # fmt: skip
 
         def work(cursor: Cursor) -> None:
-            cursor.execute(query("insert_key"), values)
+            cursor.execute(query("insert_key"), asdict(key))
             if cursor.rowcount == 0:
                 raise StoreError(f"key {key.prefix!r}: expected a new prefix, found a key of it")
 

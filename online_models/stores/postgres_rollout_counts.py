@@ -1,7 +1,6 @@
 """What the flow has counted of rollouts, as those who judge them read it from PostgreSQL. Works on the caller's cursor."""
 
 from collections.abc import Mapping
-from typing import Final
 
 import numpy as np
 
@@ -14,13 +13,12 @@ from online_models.contracts.rollouts import (
     StageCounts,
     VariantWindow,
 )
+from online_models.interactions import DAY_MS
 from online_models.rollout_store import Grouped, Shadowed, Traffic, VariantCounts
 from online_models.stores.postgres import Cursor, one, query
 
 _Key = tuple[int, str, ModelVersion]
 """Stage, variant, version."""
-
-_DAY_MS: Final = 86_400_000
 
 
 def measured(cursor: Cursor, rollout: Rollout) -> list[VariantCounts]:
@@ -60,7 +58,7 @@ def traffic(cursor: Cursor, model: ModelName, now_ms: int) -> Traffic:
     span_ms, users, exposed, successes = one(cursor)
     if not span_ms:
         return Traffic(0.0, 0.0)
-    return Traffic(users / (span_ms / _DAY_MS), successes / exposed if exposed else 0.0)
+    return Traffic(users / (span_ms / DAY_MS), successes / exposed if exposed else 0.0)
 
 
 def _sums(cursor: Cursor, rollout: Rollout) -> dict[_Key, StageCounts]:

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from msgspec.structs import replace
 
-from online_models.contracts.ids import Epoch, ModelName, ModelVersion, RolloutId
+from online_models.contracts.ids import Epoch, ModelName, ModelVersion
 from online_models.contracts.registry import Happening
 from online_models.contracts.rollouts import (
     FULL_WEIGHT_BP,
@@ -43,19 +43,15 @@ class PostgresRollouts:
 
     def open_rollout(self, model: ModelName) -> Rollout | None:
         """The model's rollout that is not final."""
-        return self._one("select_open_rollout", {"model": model})
+        return self._first("select_open_rollout", model)
 
     def latest(self, model: ModelName) -> Rollout | None:
         """The model's youngest rollout, open or final."""
-        return self._one("select_latest_rollout", {"model": model})
+        return self._first("select_latest_rollout", model)
 
     def last_promotion(self, model: ModelName) -> Rollout | None:
         """The rollout by which the champion became that, of kind `canary` or `rollback`; None of one that was adopted."""
-        return self._one("select_last_promotion", {"model": model})
-
-    def rollout(self, model: ModelName, rollout_id: RolloutId) -> Rollout | None:
-        """One rollout of the model."""
-        return self._one("select_rollout", {"model": model, "id": rollout_id})
+        return self._first("select_last_promotion", model)
 
     def history(self, model: ModelName, limit: int) -> list[Rollout]:
         """The model's rollouts, youngest first."""
@@ -278,8 +274,8 @@ class PostgresRollouts:
 
         return self._read(work)
 
-    def _one(self, name: str, values: Mapping[str, object]) -> Rollout | None:
-        return next(iter(self._rollouts(name, values)), None)
+    def _first(self, name: str, model: ModelName) -> Rollout | None:
+        return self._read(lambda cursor: _first(cursor, name, model))
 
     def _versions(self, name: str, model: ModelName) -> list[ModelVersion]:
         def work(cursor: Cursor) -> list[ModelVersion]:

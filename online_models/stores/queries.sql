@@ -618,13 +618,6 @@ SELECT
     kind, plan::text, arms::text
 FROM rollouts WHERE model = %(model)s AND phase = 'promoted' ORDER BY id DESC LIMIT 1;
 
--- name: select_rollout
--- One rollout of a model.
-SELECT
-    id, model, stable, canary, phase, stage, weight_bp, epoch, salt, created_at, stage_started_at,
-    kind, plan::text, arms::text
-FROM rollouts WHERE id = %(id)s AND model = %(model)s;
-
 -- name: select_rollout_history
 -- The model's youngest rollouts, youngest first.
 SELECT

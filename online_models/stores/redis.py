@@ -252,7 +252,7 @@ def _mset(pipe: "Pipeline", table: Mapping[str, bytes]) -> None:
         pipe.mset(dict(pairs[start : start + _KEYS_PER_COMMAND]))
 
 
-def _hset(pipe: "Pipeline", key: str, table: Mapping[ItemId, bytes]) -> None:
+def _hset(pipe: "Pipeline", key: str, table: Mapping[ItemId, bytes] | Mapping[str, bytes]) -> None:
     if table:
         pipe.hset(key, mapping={str(field): raw for field, raw in table.items()})
 
@@ -317,7 +317,7 @@ class RedisRoutes:
         if not fields:
             return
         with translated(), self._client.pipeline(transaction=True) as pipe:
-            pipe.hset(key, mapping={str(field): raw for field, raw in fields.items()})
+            _hset(pipe, key, fields)
             pipe.expire(key, SERVED_TTL)
             pipe.execute()
 

@@ -12,11 +12,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from online_models.contracts.events import EventType
 from retrain_workers.data.point_in_time import first_not_before
-
-ANSWERS: Final = (EventType.CLICK, EventType.WATCH, EventType.PURCHASE)
-"""What takes an impression, as in the stream job's outcomes."""
 
 ATTRIBUTION_MS: Final = 1_800_000
 

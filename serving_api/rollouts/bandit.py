@@ -16,13 +16,13 @@ import numpy as np
 import numpy.typing as npt
 
 from online_models.contracts.ids import ModelVersion
-from online_models.contracts.rollouts import FULL_WEIGHT_BP, Arm, Metric, VariantWindow
+from online_models.contracts.rollouts import FULL_WEIGHT_BP, Arm, Metric, Variant, VariantWindow
 from online_models.rollout_store import Grouped
 
 DRAWS: Final = 20_000
 """Of the joint posterior, for one set of weights: a probability of being best is known to 0.004."""
 
-ARM_VARIANTS: Final = ("stable", "arm")
+ARM_VARIANTS: Final = (Variant.STABLE.value, Variant.ARM.value)
 
 MISSED_REQUESTS: Final = 20
 """An arm that should have had so many since its last window, at the floor's share of them all, does not answer any more."""

@@ -8,14 +8,14 @@ from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import Final
 
-from online_models.contracts.rollouts import LATENCY_EDGES_MS, Kind, Rollout, Served
+from online_models.contracts.rollouts import LATENCY_EDGES_MS, Kind, Rollout, Served, Variant
 from online_models.rollout_store import Shadowed, VariantCounts
 from serving_api.analysis.verdicts import Evidence, Inconclusive, StageTally, Verdict, comparison, verdict
 from serving_api.rollouts.shadow_estimates import offline
 from serving_api.rollouts.transitions import in_shadow
 
-CANARY: Final = "canary"
-STABLE: Final = "stable"
+CANARY: Final = Variant.CANARY.value
+STABLE: Final = Variant.STABLE.value
 
 
 def tallies_of(

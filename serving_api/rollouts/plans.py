@@ -12,10 +12,9 @@ from typing import Final
 import msgspec
 
 from online_models.contracts.ids import ModelVersion
-from online_models.contracts.rollouts import FULL_WEIGHT_BP, Arm, Kind, Plan, Stage
+from online_models.contracts.rollouts import FULL_WEIGHT_BP, MOST_STAGES, Arm, Kind, Plan, Stage
 from serving_api.rollouts.ramp import margin_before
 
-MOST_STAGES: Final = 20
 MOST_ARMS: Final = 8
 
 EXPERIMENT_SECONDS: Final = 14 * 86_400.0

@@ -172,7 +172,8 @@ def test_the_arms_of_an_open_bandit_keep_their_files_and_what_a_return_reaches_t
     begun = shop.rollouts.create(bandit, Act("test", "which is best", {}))
     assert shop.collect() == []
     shop.rollouts.restore(MOVIES, second, shop.champion_epoch(), Act("test", "this one", {}))
-    assert shop.rollouts.rollout(MOVIES, begun.id) != begun
+    _, aborted = shop.rollouts.history(MOVIES, 2)
+    assert (aborted.id, aborted.phase) == (begun.id, Phase.ABORTED)
     assert shop.collect() == [first, third]
     with pytest.raises(StoreError, match="whose artifact is kept"):
         shop.rollouts.restore(MOVIES, first, shop.champion_epoch(), Act("test", "too late", {}))

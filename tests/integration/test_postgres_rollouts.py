@@ -87,9 +87,8 @@ def test_a_rollout_is_read_back_with_its_plan_and_its_arms(shelf: Shelf, kind: K
     begun = shelf.begin(kind)
     assert (begun.kind, begun.plan, begun.arms) == (kind, PLAN, rollout_of(kind).arms)
     assert (begun.phase, begun.stage, begun.weight_bp) == (Phase.PREPARING, -1, 0)
-    assert shelf.rollouts.rollout(MOVIES, begun.id) == begun
     assert shelf.rollouts.history(MOVIES, 10) == [begun]
-    assert shelf.rollouts.rollout(PRODUCTS, begun.id) is None
+    assert shelf.rollouts.history(PRODUCTS, 10) == []
 
 
 def test_history_is_youngest_first_and_of_one_model(shelf: Shelf) -> None:
@@ -268,8 +267,8 @@ def test_a_return_aborts_what_is_open(shelf: Shelf, kind: Kind, version: ModelVe
     begun = shelf.begin(kind)
     ramping = shelf.rollouts.transition(begun, replace(begun, phase=Phase.RAMPING, stage=1, weight_bp=500), OPERATOR)
     back = shelf.restore(version)
-    aborted = shelf.rollouts.rollout(MOVIES, begun.id)
-    assert aborted is not None
+    returned, aborted = shelf.rollouts.history(MOVIES, 10)
+    assert (returned, aborted.id) == (back, begun.id)
     assert (aborted.phase, aborted.weight_bp, aborted.arms) == (Phase.ABORTED, 0, ramping.arms)
     assert ramping.epoch < aborted.epoch < back.epoch
     assert shelf.pointed() == {Alias.CHAMPION: version, Alias.PREVIOUS: V1}
@@ -415,8 +414,7 @@ def test_a_return_races_with_a_controller(postgres: str, shelf: Shelf, phase: Ph
                 lambda: operator.restore(MOVIES, other, epoch, OPERATOR),  # noqa: B023
             ]
         )
-        last = shelf.rollouts.rollout(MOVIES, begun.id)
-        assert last is not None
+        [last] = [each for each in shelf.rollouts.history(MOVIES, 100) if each.id == begun.id]
         if isinstance(restored, Rollout):
             assert shelf.champion_epoch() == (other, restored.epoch)
             assert last.phase in (Phase.ABORTED, Phase.ROLLED_BACK)

@@ -256,7 +256,6 @@ READS: dict[str, Read] = {
     "champion epoch": lambda e: PostgresRollouts(Database(e.postgres_dsn)).champion_epoch(MOVIES),
     "open rollout": lambda e: PostgresRollouts(Database(e.postgres_dsn)).open_rollout(MOVIES),
     "latest rollout": lambda e: PostgresRollouts(Database(e.postgres_dsn)).latest(MOVIES),
-    "rollout": lambda e: PostgresRollouts(Database(e.postgres_dsn)).rollout(MOVIES, ROLLOUT.id),
     "history": lambda e: PostgresRollouts(Database(e.postgres_dsn)).history(MOVIES, 10),
     "rollout events": lambda e: PostgresRollouts(Database(e.postgres_dsn)).events(ROLLOUT),
     "measured": lambda e: PostgresRollouts(Database(e.postgres_dsn)).measured(ROLLOUT),

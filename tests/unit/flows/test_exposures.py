@@ -9,12 +9,12 @@ import hypothesis.strategies as st
 import numpy as np
 from hypothesis import given
 
-from flows.exposures import DAY_MS
 from flows.open_requests import ARMS, FALLBACK, Outcome
 from flows.outcomes import Outcomes, Told
 from online_models.contracts.events import EventType, FeatureValue
 from online_models.contracts.ids import ModelVersion, hash64
 from online_models.contracts.rollouts import GROUPS, GroupedCounts, VariantWindow
+from online_models.interactions import DAY_MS
 from tests.oracles.outcomes import Asked, Plain
 from tests.outcome_events import (
     ATTRIBUTION_MS,

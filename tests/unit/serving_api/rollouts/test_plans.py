@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from online_models.contracts.ids import ModelVersion
-from online_models.contracts.rollouts import FULL_WEIGHT_BP, Kind, Plan, Policy, Stage
+from online_models.contracts.rollouts import FULL_WEIGHT_BP, MOST_STAGES, Kind, Plan, Policy, Stage
 from serving_api.analysis.verdicts import Inconclusive, verdict
-from serving_api.rollouts.plans import MOST_ARMS, MOST_STAGES, bandit_plan, equal_arms, plan_for
+from serving_api.rollouts.plans import MOST_ARMS, bandit_plan, equal_arms, plan_for
 from serving_api.rollouts.ramp import Pace, ramp
 from tests.tallies import stage_of
 
