@@ -127,8 +127,8 @@ class Desk:
 
 
 @contextmanager
-def operator_desk(endpoints: Endpoints, home: Path, *, crowned: int = 2) -> Iterator[Desk]:
-    """So many champions one after the other, and a candidate; with an API over them."""
+def operators(endpoints: Endpoints, home: Path, *, crowned: int = 2) -> Iterator[Operators]:
+    """So many champions one after the other, and a candidate; where none is crowned there is no candidate either."""
     with (
         closing(redis_store.connect(endpoints.redis_url)) as client,
         closing(postgres_store.connect(endpoints.postgres_dsn)) as database,
@@ -136,6 +136,13 @@ def operator_desk(endpoints: Endpoints, home: Path, *, crowned: int = 2) -> Iter
         world = Operators(store_settings(endpoints, home), database, client)
         for seed in range(crowned):
             world.crown(seed + 1)
-        world.publish(crowned + 1)
-        with started_api(world.settings) as api:
-            yield Desk(api, world)
+        if crowned:
+            world.publish(crowned + 1)
+        yield world
+
+
+@contextmanager
+def operator_desk(endpoints: Endpoints, home: Path, *, crowned: int = 2) -> Iterator[Desk]:
+    """The same, with an API over them."""
+    with operators(endpoints, home, crowned=crowned) as world, started_api(world.settings) as api:
+        yield Desk(api, world)

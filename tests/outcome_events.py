@@ -2,11 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+import numpy.typing as npt
+
 from flows.open_requests import ModelOutcomes, Outcome
 from flows.outcomes import Outcomes, Told
 from online_models.contracts.events import Event, EventType, FeatureValue
 from online_models.contracts.ids import ModelVersion, hash64
-from online_models.contracts.rollouts import GroupedCounts, ShadowCounts, VariantWindow
+from online_models.contracts.rollouts import GROUPS, GroupedCounts, ShadowCounts, VariantWindow
 from tests.samples import MOVIES, event, event_id
 
 ATTRIBUTION_MS, WINDOW_MS, SETTLE_MS = 1_000, 10_000, 5_000
@@ -104,6 +107,11 @@ def windows(found: Sequence[Told]) -> list[VariantWindow]:
 
 def groups(found: Sequence[Told]) -> list[GroupedCounts]:
     return [each for each in found if isinstance(each, GroupedCounts)]
+
+
+def rows(counts: GroupedCounts) -> npt.NDArray[np.uint32]:
+    """Requests, hits, impressions and clicks of each group of users: (4, GROUPS)."""
+    return np.frombuffer(counts.counts, "<u4").reshape(4, GROUPS)
 
 
 def last_windows(found: Sequence[Told]) -> list[VariantWindow]:

@@ -1,8 +1,10 @@
 """A controller on real stores as a test leads it: versions, what readers say, what the flow counts, and a clock that stands."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import numpy as np
 from msgspec.structs import replace
@@ -10,17 +12,21 @@ from msgspec.structs import replace
 from online_models.contracts.ids import ModelName, ModelVersion
 from online_models.contracts.rollouts import (
     FULL_WEIGHT_BP,
-    GROUPS,
     LATENCY_EDGES_MS,
     GroupedCounts,
     Plan,
     Policy,
     ReaderStatus,
     Rollout,
+    RolloutEvent,
+    Route,
     Served,
     VariantWindow,
 )
-from online_models.ports import ArtifactStore, ModelRegistry, RolloutStore, RouteStore
+from online_models.ports import Act, ArtifactStore, ModelRegistry, RolloutStore, RouteStore
+from online_models.stores import postgres as postgres_store
+from online_models.stores import redis as redis_store
+from online_models.stores.embedded import Endpoints
 from online_models.stores.filesystem import FilesystemArtifacts
 from online_models.stores.postgres import Database
 from online_models.stores.postgres_registry import PostgresRegistry
@@ -32,7 +38,10 @@ from serving_api.rollouts.controller import Controller
 from serving_api.rollouts.decisions import Action
 from serving_api.rollouts.ramp import Pace, ramp
 from serving_api.rollouts.readiness import RolloutStores
+from serving_api.rollouts.transitions import Command, Decision, Waiting, command
+from tests.api_process import store_settings
 from tests.artifacts import publish, small_model
+from tests.tallies import spread
 
 MOVIES = ModelName("movies")
 MINUTE = timedelta(minutes=1)
@@ -156,6 +165,18 @@ class Desk:
         assert rollout is not None
         return rollout
 
+    def route(self) -> Route:
+        route = self.routes.route(self.model)
+        assert route is not None
+        return route
+
+    def order(self, which: Command) -> None:
+        """What an operator would do, without a controller."""
+        rollout = self.latest()
+        decision = command(rollout, which, "an operator's reason", Waiting("not asked"), self.now)
+        assert isinstance(decision, Decision)
+        self.rollouts.transition(rollout, decision.rollout, Act("key:alice", decision.reason, {}))
+
     def tick(self, after: timedelta = timedelta(0)) -> Action:
         self.now += after
         return self.controller.tick()[self.model]
@@ -167,6 +188,9 @@ class Desk:
     def events(self) -> list[tuple[str, int, int]]:
         """Phase, stage and weight of each event of the latest rollout, oldest first."""
         return [(event.to_phase, event.to_stage, event.weight_bp) for event in self.rollouts.events(self.latest())]
+
+    def last_event(self) -> RolloutEvent:
+        return self.rollouts.events(self.latest())[-1]
 
     def reasons(self) -> list[str]:
         """Why the latest rollout moved, oldest first."""
@@ -197,6 +221,11 @@ class Desk:
         return self.tick()
 
 
-def spread(count: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    """A count over the groups of users, evenly but for one: (GROUPS,)."""
-    return np.array([count // GROUPS + (group < count % GROUPS) for group in range(GROUPS)])
+@contextmanager
+def controller_desk(endpoints: Endpoints, home: Path) -> Iterator[Desk]:
+    """One on stores that nobody else has."""
+    with (
+        closing(redis_store.connect(endpoints.redis_url)) as client,
+        closing(postgres_store.connect(endpoints.postgres_dsn)) as database,
+    ):
+        yield Desk(database, RedisRoutes(client), FilesystemArtifacts(store_settings(endpoints, home).artifacts))

@@ -8,13 +8,13 @@ import pytest
 
 from flows.open_requests import Outcome
 from online_models.contracts.ids import ModelVersion, hash64
-from online_models.contracts.rollouts import FULL_WEIGHT_BP, GROUPS, Policy, Route, Served, StageCounts
+from online_models.contracts.rollouts import FULL_WEIGHT_BP, Policy, Route, Served, StageCounts
 from online_models.rollout_store import VariantCounts
 from serving_api.analysis.e_values import log_limit, log_split
 from serving_api.analysis.measures import Measures, measure
 from serving_api.analysis.tallies import StageTally
 from serving_api.assignment import Variant, assigned
-from tests.outcome_events import V1, V2, found, last_groups, last_windows, later, outcomes, shown, stand_in, taken
+from tests.outcome_events import V1, V2, found, last_groups, last_windows, later, outcomes, rows, shown, stand_in, taken
 
 WEIGHT_BP, STAGE = 2_500, 1
 ROUTE = Route(1, V1, V2, WEIGHT_BP, "salt", rollout_id=7, stage=STAGE)
@@ -54,7 +54,7 @@ def judged(events: Iterable[Outcome]) -> tuple[Measures, Counts]:
     for window in last_windows(told):
         every = {name: getattr(window, name) for name in StageCounts.__struct_fields__}
         sums.setdefault((window.variant, window.version), Counter()).update(every)
-    grouped = {(g.variant, g.version): np.frombuffer(g.counts, "<u4").reshape(4, GROUPS) for g in last_groups(told)}
+    grouped = {(g.variant, g.version): rows(g) for g in last_groups(told)}
     assert grouped.keys() == sums.keys() == {("stable", V1), ("canary", V2)}
     counts = {
         key: VariantCounts(STAGE, *key, StageCounts(**each), grouped[key].astype(np.int64))

@@ -71,12 +71,7 @@ class Story:
 
 def promoted(story: Story) -> None:
     """A first version is adopted, and a good candidate replaces it."""
-    desk = story.desk
-    desk.publish(1)
-    story.tick()
-    canary = desk.publish(2)
-    story.tick()
-    _ready(story, canary)
+    desk, canary = story.desk, _readied(story)
     for _ in SHORT.stages:
         desk.count(canary_rate=0.21, stable_rate=0.20)
         desk.now += 2 * MINUTE
@@ -85,26 +80,33 @@ def promoted(story: Story) -> None:
 
 def broken(story: Story) -> None:
     """A candidate that fails requests is taken off at a look, and the next one supersedes nothing."""
-    desk = story.desk
-    desk.publish(1)
-    story.tick()
-    canary = desk.publish(2)
-    story.tick()
-    _ready(story, canary)
-    desk.serve("canary", 40, errors=40)
+    _readied(story)
+    story.desk.serve("canary", 40, errors=40)
     story.tick()
 
 
 def superseded(story: Story) -> None:
     """A candidate is overtaken by a younger one, whose rollout is the last."""
-    desk = story.desk
-    desk.publish(1)
-    story.tick()
-    desk.publish(2)
-    story.tick()
-    desk.publish(3)
+    _begun(story)
+    story.desk.publish(3)
     story.tick()
     story.tick()
+
+
+def _begun(story: Story) -> ModelVersion:
+    """A first version and a candidate for its place."""
+    story.desk.publish(1)
+    story.tick()
+    canary = story.desk.publish(2)
+    story.tick()
+    return canary
+
+
+def _readied(story: Story) -> ModelVersion:
+    """The same, and a reader holds the candidate."""
+    canary = _begun(story)
+    _ready(story, canary)
+    return canary
 
 
 def _ready(story: Story, canary: ModelVersion) -> None:

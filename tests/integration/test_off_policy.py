@@ -3,11 +3,13 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from online_models.__main__ import main
 from online_models.contracts.events import SHADOW_PLACE_FEATURE, SHADOW_VERSION_FEATURE, Event, EventType, FeatureValue
 from tests.off_policy_worlds import Shelf
 from tests.samples import event_id
@@ -19,9 +21,19 @@ REQUESTS = 1_500
 T0, HOUR_MS = 1_767_225_600_000, 3_600_000
 
 
-def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "online_models", "off-policy", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs the command in this process; gives its exit status, output and errors."""
+
+    def of(*arguments: str | Path) -> tuple[int, str, str]:
+        status = main(["off-policy", *map(str, arguments)])
+        out, err = capsys.readouterr()
+        return status, out, err
+
+    return of
 
 
 def served(shelf: Shelf) -> list[Event]:
@@ -58,7 +70,8 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_positions_alone_are_printed(log: Path, tmp_path: Path) -> None:
     found = tmp_path / "found.json"
-    done = run(log, "--positions", "--json", found)
+    command = [sys.executable, "-m", "online_models", "off-policy", str(log), "--positions", "--json", str(found)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     head, *rows = done.stdout.split("\n\n")[1].splitlines()[1:]
     assert head.split()[0] == "position"
@@ -73,37 +86,37 @@ def test_positions_alone_are_printed(log: Path, tmp_path: Path) -> None:
     assert written["candidate"] is None
 
 
-def test_a_version_in_the_shadow_is_compared_with_the_one_that_was_shown(log: Path, tmp_path: Path) -> None:
+def test_a_version_in_the_shadow_is_compared_with_the_one_that_was_shown(run: Run, log: Path, tmp_path: Path) -> None:
     found = tmp_path / "found.json"
-    done = run(log, "--shadow", "v2", "--json", found)
-    assert done.returncode == 0, done.stderr
+    status, out, err = run(log, "--shadow", "v2", "--json", found)
+    assert status == 0, err
     written = json.loads(found.read_text())["candidate"]
     assert written["requests"] == REQUESTS
     assert written["coverage"] == pytest.approx(1)
     assert written["break_even"] is None
-    assert f"{written['order']['lower']:.4f} to {written['order']['upper']:.4f}" in done.stdout
+    assert f"{written['order']['lower']:.4f} to {written['order']['upper']:.4f}" in out
     assert written["order"]["upper"] < 0, "the best are shown last by a list turned round"
 
 
 def test_lists_of_a_file_are_compared_and_given_looks_take_the_place_of_estimated_ones(
-    log: Path, tmp_path: Path
+    run: Run, log: Path, tmp_path: Path
 ) -> None:
     policy, found = tmp_path / "policy.ndjson", tmp_path / "found.json"
     policy.write_text("".join(f'{{"user_id":"u{n}","items":["i0","i1","i2","i3"]}}\n' for n in range(500)))
-    done = run(log, "--policy", policy, "--looks", "1,0.5,0.4,0.3", "--clip", "2", "--json", found)
-    assert done.returncode == 0, done.stderr
-    assert "positions are looked at as given: 1, 0.5, 0.4, 0.3" in done.stdout
+    status, out, err = run(log, "--policy", policy, "--looks", "1,0.5,0.4,0.3", "--clip", "2", "--json", found)
+    assert status == 0, err
+    assert "positions are looked at as given: 1, 0.5, 0.4, 0.3" in out
     written = json.loads(found.read_text())
     assert written["positions"] is None
     assert written["candidate"]["per_list"]["diagnosis"]["clipped_share"] > 0
-    assert "clipped" in done.stdout
+    assert "clipped" in out
 
 
-def test_what_is_too_small_is_refused_in_words_and_the_command_did_its_work(log: Path) -> None:
-    done = run(log, "--shadow", "v2", "--min-ess", "1e9")
-    assert done.returncode == 0, done.stderr
-    assert "the candidate's lists: refused" in done.stdout
-    assert "1e+09 needed" in done.stdout
+def test_what_is_too_small_is_refused_in_words_and_the_command_did_its_work(run: Run, log: Path) -> None:
+    status, out, err = run(log, "--shadow", "v2", "--min-ess", "1e9")
+    assert status == 0, err
+    assert "the candidate's lists: refused" in out
+    assert "1e+09 needed" in out
 
 
 @pytest.mark.parametrize(
@@ -115,17 +128,22 @@ def test_what_is_too_small_is_refused_in_words_and_the_command_did_its_work(log:
         (["--clip", "0"], "expected clip above 0"),
     ],
 )
-def test_what_cannot_be_done_is_said_in_one_line(log: Path, arguments: list[str], message: str) -> None:
-    done = run(log, *arguments)
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith("penstock: ")
-    assert message in done.stderr
-    assert len(done.stderr.splitlines()) == 1
+def test_what_cannot_be_done_is_said_in_one_line(run: Run, log: Path, arguments: list[str], message: str) -> None:
+    status, out, err = run(log, *arguments)
+    assert (status, out) == (1, "")
+    assert err.startswith("penstock: ")
+    assert message in err
+    assert len(err.splitlines()) == 1
 
 
-def test_help_shows_an_example_and_wrong_looks_are_refused(log: Path) -> None:
-    assert "example: python -m online_models off-policy" in run("--help").stdout
+def test_help_shows_an_example_and_wrong_looks_are_refused(
+    run: Run, log: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        run("--help")
+    assert "example: python -m online_models off-policy" in capsys.readouterr().out
     for looks in ("1,0", "a"):
-        done = run(log, "--looks", looks)
-        assert done.returncode == 2
-        assert "--looks" in done.stderr
+        with pytest.raises(SystemExit) as left:
+            run(log, "--looks", looks)
+        assert left.value.code == 2
+        assert "--looks" in capsys.readouterr().err

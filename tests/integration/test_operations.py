@@ -2,7 +2,6 @@
 
 import itertools
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -15,7 +14,6 @@ from online_models.contracts.rollouts import Kind, Phase, Rollout, Route
 from online_models.errors import RequestReused
 from online_models.ports import NewRollout, RolloutStore
 from online_models.stores import postgres as postgres_store
-from online_models.stores import redis as redis_store
 from online_models.stores.embedded import Endpoints
 from online_models.stores.postgres_registry import PostgresRegistry
 from online_models.stores.postgres_rollouts import PostgresRollouts
@@ -34,8 +32,8 @@ from serving_api.rollouts.operations import (
 )
 from serving_api.rollouts.readiness import RolloutStores
 from serving_api.rollouts.transitions import Command
-from tests.api_process import FAST, store_settings
-from tests.operator_world import MOVIES, TEST, Operators
+from tests.api_process import FAST
+from tests.operator_world import MOVIES, TEST, Operators, operators
 from tests.racing import outcomes
 
 ALICE = Operator("alice", "0a1b2c3d", Role.APPROVER)
@@ -59,14 +57,7 @@ class Meddled:
 
 @pytest.fixture
 def world(fresh_stores: Endpoints, tmp_path: Path) -> Iterator[Operators]:
-    with (
-        closing(redis_store.connect(fresh_stores.redis_url)) as client,
-        closing(postgres_store.connect(fresh_stores.postgres_dsn)) as database,
-    ):
-        world = Operators(store_settings(fresh_stores, tmp_path), database, client)
-        for seed in (1, 2):
-            world.crown(seed)
-        world.publish(3)
+    with operators(fresh_stores, tmp_path) as world:
         yield world
 
 
@@ -284,11 +275,7 @@ def test_of_operators_at_the_same_moment_one_aborts_and_the_others_are_told(
 
 
 def test_without_any_rollout_there_is_nothing_to_command(fresh_stores: Endpoints, tmp_path: Path) -> None:
-    with (
-        closing(redis_store.connect(fresh_stores.redis_url)) as client,
-        closing(postgres_store.connect(fresh_stores.postgres_dsn)) as database,
-    ):
-        world = Operators(store_settings(fresh_stores, tmp_path), database, client)
+    with operators(fresh_stores, tmp_path, crowned=0) as world:
         assert isinstance(operations(world).command(MOVIES, Command.ABORT, order()), Unknown)
         assert isinstance(operations(world).roll_back(MOVIES, "previous", order()), Unknown)
         assert isinstance(operations(world).start(MOVIES, CANARY, order()), Impossible)

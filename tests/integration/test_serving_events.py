@@ -2,8 +2,9 @@
 
 import json
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Final
 
 import pytest
 
@@ -37,55 +38,52 @@ def test_a_list_is_appended_in_order_and_keeps_what_it_brings(api: Api, tmp_path
     assert {event.ts for event in logged_events(tmp_path)} == {"2026-01-01T00:00:00Z"}
 
 
-@pytest.mark.parametrize(
-    ("bad", "reason"),
-    [
-        ({**CLICK, "type": "laugh"}, "Invalid enum value 'laugh' - at `$.type`"),
-        ({"type": "click", "user_id": "u", "domain": "movies"}, "missing required field `item_id`"),
-        ({**CLICK, "event_id": "not-a-uuid"}, "event_id: expected a UUID"),
-        ({**CLICK, "user_id": ""}, "user_id: expected 1 to"),
-        ({**CLICK, "item_id": "i" * (MAX_ID_LENGTH + 1)}, "item_id: expected 1 to"),
-        ({**CLICK, "ts": "yesterday"}, "ts: "),
-        ({**CLICK, "ts": "2026-01-01T00:00:00"}, "no UTC offset"),
-        ({**CLICK, "ts": 10**18}, "ts: expected within"),
-        ({**CLICK, "ts": 10**400}, "ts"),
-        ({**CLICK, "value": "much"}, "Expected `float | null`"),
-        ("a word", "Expected `object`"),
-        (None, "Expected `object`"),
-    ],
-)
-def test_one_bad_event_refuses_the_whole_body_with_its_reason(
-    api: Api, tmp_path: Path, bad: object, reason: str
-) -> None:
-    response = api.post("/v1/events", json.dumps([CLICK, bad]).encode())
-    assert response.status_code == 422
-    (error,) = response.json()["errors"]
-    assert error["index"] == 1
-    assert reason in error["reason"]
-    assert logged_events(tmp_path) == []
+BAD: Final[list[tuple[object, str]]] = [
+    ({**CLICK, "type": "laugh"}, "Invalid enum value 'laugh' - at `$.type`"),
+    ({"type": "click", "user_id": "u", "domain": "movies"}, "missing required field `item_id`"),
+    ({**CLICK, "event_id": "not-a-uuid"}, "event_id: expected a UUID"),
+    ({**CLICK, "user_id": ""}, "user_id: expected 1 to"),
+    ({**CLICK, "item_id": "i" * (MAX_ID_LENGTH + 1)}, "item_id: expected 1 to"),
+    ({**CLICK, "ts": "yesterday"}, "ts: "),
+    ({**CLICK, "ts": "2026-01-01T00:00:00"}, "no UTC offset"),
+    ({**CLICK, "ts": 10**18}, "ts: expected within"),
+    ({**CLICK, "ts": 10**400}, "ts"),
+    ({**CLICK, "value": "much"}, "Expected `float | null`"),
+    ("a word", "Expected `object`"),
+    (None, "Expected `object`"),
+]
+
+
+def test_one_bad_event_refuses_the_whole_body_with_its_reason(api: Api, tmp_path: Path) -> None:
+    for bad, reason in BAD:
+        response = api.post("/v1/events", json.dumps([CLICK, bad]).encode())
+        assert response.status_code == 422, bad
+        (error,) = response.json()["errors"]
+        assert error["index"] == 1, bad
+        assert reason in error["reason"], bad
+        assert logged_events(tmp_path) == [], bad
 
 
 SEEN = {**CLICK, "type": "impression", "request_id": "r", "position": 0, "model_version": "v1", "propensity": 0.5}
+CLAIMS: Final[list[tuple[Mapping[str, object], str]]] = [
+    ({"rollout_id": 7}, "rollout_id"),
+    ({"rollout_id": 0}, "rollout_id"),
+    *(({"features": {name: 1.0, "genres": ["Drama"]}}, f"features.{name}") for name in sorted(API_FEATURES)),
+    ({"features": {"variant": "canary"}}, "features.variant"),
+]
 
 
-@pytest.mark.parametrize(
-    ("claim", "named"),
-    [({"rollout_id": 7}, "rollout_id"), ({"rollout_id": 0}, "rollout_id")]
-    + [({"features": {name: 1.0, "genres": ["Drama"]}}, f"features.{name}") for name in sorted(API_FEATURES)]
-    + [({"features": {"variant": "canary"}}, "features.variant")],
-)
 def test_an_impression_that_says_what_the_api_alone_says_is_refused_alone_and_among_others(
-    api: Api, tmp_path: Path, claim: dict[str, object], named: str
+    api: Api, tmp_path: Path
 ) -> None:
-    for body, index in (({**SEEN, **claim}, 0), ([CLICK, SEEN, {**SEEN, **claim}], 2)):
-        response = api.post("/v1/events", json.dumps(body).encode())
-        assert response.status_code == 422
-        (error,) = response.json()["errors"]
-        assert error == {
-            "index": index,
-            "reason": f"{named}: of an impression the API alone says it, and logs it itself",
-        }
-    assert logged_events(tmp_path) == []
+    for claim, named in CLAIMS:
+        for body, index in (({**SEEN, **claim}, 0), ([CLICK, SEEN, {**SEEN, **claim}], 2)):
+            response = api.post("/v1/events", json.dumps(body).encode())
+            assert response.status_code == 422, body
+            (error,) = response.json()["errors"]
+            reason = f"{named}: of an impression the API alone says it, and logs it itself"
+            assert error == {"index": index, "reason": reason}, body
+            assert logged_events(tmp_path) == [], body
 
 
 def test_an_impression_of_one_s_own_and_a_click_that_repeats_its_rollout_are_appended(api: Api, tmp_path: Path) -> None:
@@ -95,12 +93,12 @@ def test_an_impression_of_one_s_own_and_a_click_that_repeats_its_rollout_are_app
     assert [event.rollout_id for event in logged_events(tmp_path)] == [None, None, 7]
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"[NaN]", b"\xff\xfe", b"[" * 100_000])
-def test_a_body_that_is_not_json_is_refused(api: Api, tmp_path: Path, body: bytes) -> None:
-    response = api.post("/v1/events", body)
-    assert response.status_code == 422
-    assert "not JSON" in response.json()["detail"]
-    assert logged_events(tmp_path) == []
+def test_a_body_that_is_not_json_is_refused(api: Api, tmp_path: Path) -> None:
+    for body in (b"", b"{", b"[NaN]", b"\xff\xfe", b"[" * 100_000):
+        response = api.post("/v1/events", body)
+        assert response.status_code == 422, body[:9]
+        assert "not JSON" in response.json()["detail"], body[:9]
+        assert logged_events(tmp_path) == [], body[:9]
 
 
 @pytest.mark.parametrize(("excess", "status"), [(0, 202), (1, 422)])

@@ -13,7 +13,7 @@ from flows.open_requests import ARMS, FALLBACK, Outcome
 from flows.outcomes import Outcomes, Told
 from online_models.contracts.events import EventType, FeatureValue
 from online_models.contracts.ids import ModelVersion, hash64
-from online_models.contracts.rollouts import GROUPS, GroupedCounts, VariantWindow
+from online_models.contracts.rollouts import GroupedCounts, VariantWindow
 from online_models.interactions import DAY_MS
 from tests.oracles.outcomes import Asked, Plain
 from tests.outcome_events import (
@@ -27,6 +27,7 @@ from tests.outcome_events import (
     last_windows,
     later,
     outcomes,
+    rows,
     shown,
     taken,
     windows,
@@ -272,9 +273,7 @@ def test_sums_by_group_are_the_sums_of_the_windows_and_repeats_those_of_all_pair
     asked = [each for each in asked if each.rollout == 1]
     told = told_of(outcomes(), arriving(asked, delays), cuts)
     last, arms = last_windows(told), {each.arm for each in asked}
-    sums = {
-        (g.stage, g.variant, g.version): np.frombuffer(g.counts, "<u4").reshape(4, GROUPS) for g in last_groups(told)
-    }
+    sums = {(g.stage, g.variant, g.version): rows(g) for g in last_groups(told)}
     assert sums.keys() == {arm[1:] for arm in arms if arm[2] in ("stable", "canary", "arm")}
     for _, stage, variant, version in arms:
         own = [w for w in last if (w.stage, w.variant, w.version) == (stage, variant, version)]

@@ -1,7 +1,6 @@
 """Intention to treat: a request counts for the arm of its user, whoever answered it; and what of that the monitors hear."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +10,6 @@ from flows.outcomes import Told
 from flows.triggers import Signal
 from online_models.contracts.events import FeatureValue
 from online_models.contracts.ids import ModelVersion, hash64
-from online_models.contracts.rollouts import GROUPS, GroupedCounts
 from tests.outcome_events import (
     V1,
     V2,
@@ -21,6 +19,7 @@ from tests.outcome_events import (
     last_windows,
     later,
     outcomes,
+    rows,
     shown,
     stand_in,
     taken,
@@ -50,10 +49,6 @@ def test_who_stands_in_for_an_arm_s_version_counts_for_the_arm() -> None:
     assert arms(told) == [(V2, "canary", 3, 3, 1), (V1, "stable", 1, 1, 1), (V3, "arm", 1, 1, 0)]
     sums = {(g.variant, g.version): rows(g)[0].sum() for g in last_groups(told)}
     assert sums == {("canary", V2): 3, ("stable", V1): 1, ("arm", V3): 1}
-
-
-def rows(counts: GroupedCounts) -> Any:
-    return np.frombuffer(counts.counts, "<u4").reshape(4, GROUPS)
 
 
 @pytest.mark.parametrize(

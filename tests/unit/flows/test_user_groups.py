@@ -1,23 +1,16 @@
 """User groups: what a rollout's variants did by group of users, told with each change."""
 
-import numpy as np
-import numpy.typing as npt
-
 from flows.open_requests import Request
 from flows.user_groups import UserGroups
 from online_models.contracts.ids import ModelVersion
-from online_models.contracts.rollouts import GROUPS, GroupedCounts
-from tests.outcome_events import V1, V2, found, groups, later, outcomes, shown, taken
+from online_models.contracts.rollouts import GROUPS
+from tests.outcome_events import V1, V2, found, groups, later, outcomes, rows, shown, taken
 from tests.samples import MOVIES
 
 
 def request(ts_ms: int, group: int, rollout: int = 7, variant: str = "canary", version: ModelVersion = V2) -> Request:
     """A request that shows three items, of which one is taken, to a user of a group."""
     return Request(ts_ms, (group << 57) + ts_ms, version, rollout, 0, variant, {"a", "b", "c"}, {"b"})
-
-
-def rows(counts: GroupedCounts) -> npt.NDArray[np.uint32]:
-    return np.frombuffer(counts.counts, "<u4").reshape(4, GROUPS)
 
 
 def test_requests_hits_impressions_and_clicks_are_summed_up_by_the_top_bits_of_the_user_s_hash() -> None:

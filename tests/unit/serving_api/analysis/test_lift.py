@@ -8,6 +8,7 @@ from scipy.special import ndtr, stdtrit
 
 from online_models.contracts.rollouts import GROUPS
 from serving_api.analysis.lift import Lift, half_width, lift, mixing_variance, nothing, terms, variance_for
+from tests.tallies import spread
 
 I64 = npt.NDArray[np.int64]
 F64 = npt.NDArray[np.float64]
@@ -15,10 +16,6 @@ F64 = npt.NDArray[np.float64]
 
 def by_group(hits: list[int], trials: list[int]) -> F64:
     """Terms of one stage of (canary, stable), spread over the groups."""
-
-    def spread(total: int) -> I64:
-        return np.diff(np.arange(GROUPS + 1) * total // GROUPS)
-
     return terms(np.stack([spread(each) for each in hits]), np.stack([spread(each) for each in trials]))
 
 
