@@ -1,4 +1,4 @@
-"""What a benchmark prints: a table for people, then one line of JSON.
+"""What a benchmark runs with, and what it prints: a table for people, then one line of JSON.
 
 The machine and its load are part of every result: a figure without them cannot be compared.
 """
@@ -61,7 +61,7 @@ def environment(settings: Mapping[str, str]) -> dict[str, str]:
 
 
 def data_folder() -> Path:
-    """Where the public data sets are, if they are."""
+    """Where the public data sets are, if they are: PENSTOCK_DATA."""
     return Path(os.environ.get("PENSTOCK_DATA", ROOT.parent / "shared" / "data"))
 
 

@@ -10,7 +10,7 @@ import msgspec
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from online_models.contracts.events import MAX_LINE_BYTES, EventType, timestamp_ms
+from online_models.contracts.events import ANSWERS, MAX_LINE_BYTES, EventType, timestamp_ms
 from online_models.contracts.features import DEFAULT_FEATURES, FeatureSpec, spec_hash
 from online_models.contracts.jobs import TrainLora, TrainTwoTower
 from online_models.drift.calibration import MIN_PANES
@@ -135,7 +135,7 @@ class FlowSettings(Settings):
     future_skew_seconds: int = Field(300, ge=0)
     features: tuple[FeatureSpec, ...] = DEFAULT_FEATURES
     profile: bool = True
-    rank_positive: tuple[EventType, ...] = (EventType.CLICK, EventType.WATCH, EventType.PURCHASE)
+    rank_positive: tuple[EventType, ...] = ANSWERS
     rank_negative: tuple[EventType, ...] = (EventType.IMPRESSION, EventType.SKIP)
     rank_pairs: int = Field(8, ge=0)
     rank_half_life_seconds: int = Field(604_800, gt=0)

@@ -6,8 +6,8 @@ from typing import Final
 
 import msgspec
 
-from online_models.aligned import aligned
 from online_models.contracts.jobs import Cost, Estimate, JobState, JobStatus
+from online_models.text_columns import text_columns
 from retrain_workers.progress_line import text_of
 
 SHOWN: Final = 20
@@ -20,7 +20,7 @@ def table(jobs: Sequence[JobStatus]) -> list[str]:
     """One line per job, under a head line; the reason of a job, its error and when it is due stand behind."""
     if not jobs:
         return ["no jobs"]
-    lines = aligned([_HEAD, *(_cells(job) for job in jobs)])
+    lines = text_columns([_HEAD, *(_cells(job) for job in jobs)])
     return [lines[0], *(f"{line}  {_remark(job)}".rstrip() for line, job in zip(lines[1:], jobs, strict=True))]
 
 

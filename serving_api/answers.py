@@ -7,7 +7,7 @@ import msgspec
 
 from online_models.contracts.events import Item
 from online_models.contracts.ids import ModelName, UserId
-from serving_api.assignment import Variant
+from online_models.contracts.rollouts import Variant
 from serving_api.ranking import RankedItem
 
 

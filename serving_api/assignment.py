@@ -17,8 +17,7 @@ import math
 from typing import Final, NamedTuple
 
 from online_models.contracts.ids import ModelVersion
-from online_models.contracts.rollouts import FULL_WEIGHT_BP, Arm, Route
-from online_models.contracts.rollouts import Variant as Variant
+from online_models.contracts.rollouts import FULL_WEIGHT_BP, Arm, Route, Variant
 
 _BITS: Final = 52
 """Of a hash, as a number within (0, 1) that a float has exactly."""

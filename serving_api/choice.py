@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 from online_models.contracts.ids import ModelVersion
-from serving_api.assignment import Assignment, Variant, assigned
+from online_models.contracts.rollouts import Variant
+from serving_api.assignment import Assignment, assigned
 from serving_api.reader import ModelState
 from serving_api.retrieval import VersionView
 from serving_api.served import in_stage

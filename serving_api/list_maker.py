@@ -13,10 +13,10 @@ from datetime import timedelta
 from typing import Final
 
 from online_models.contracts.ids import ModelName
+from online_models.contracts.rollouts import Variant
 from online_models.errors import StoreError
 from online_models.ports import UserState
 from serving_api.answers import Ask
-from serving_api.assignment import Variant
 from serving_api.choice import Choice, instead
 from serving_api.instruments import Instruments
 from serving_api.modes import Allowed, Modes, ranking_of

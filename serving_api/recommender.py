@@ -28,10 +28,11 @@ from online_models.contracts.events import (
     FeatureValue,
 )
 from online_models.contracts.ids import ModelName, hashes_of
+from online_models.contracts.rollouts import Variant
 from online_models.errors import StoreError, StoreUnavailable
 from online_models.ports import ServingStore, UserReads, UserState
 from serving_api.answers import Answer, Ask, titled
-from serving_api.assignment import Variant, splits_users
+from serving_api.assignment import splits_users
 from serving_api.choice import Choice, choose, shadow_of
 from serving_api.impressions import ImpressionLog, Shown
 from serving_api.instruments import Instruments

@@ -19,9 +19,9 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from online_models.contracts.ids import ModelName, RolloutId, hash64
-from online_models.contracts.rollouts import LATENCY_EDGES_MS, Route, Served, served_arm
+from online_models.contracts.rollouts import LATENCY_EDGES_MS, Route, Served, Variant, served_arm
 from online_models.ports import RouteStore
-from serving_api.assignment import Assignment, Variant
+from serving_api.assignment import Assignment
 from serving_api.quiet import Quiet
 
 log: Final = logging.getLogger(__name__)
@@ -163,7 +163,7 @@ class ServedCounts:
     def add_shadow(self, model: ModelName, route: Route, outcome: Outcome, agreement: Agreement | None) -> None:
         """Count what was scored in the shadow of a request; agreement : None where there was nothing to compare."""
         with self._lock:
-            tally = self._rollout(model, route).tally(route.stage, str(Variant.CANARY))
+            tally = self._rollout(model, route).tally(route.stage, Variant.CANARY.value)
             tally.add(outcome, route.slow_ms, first=False)
             if agreement is not None:
                 tally.counts["compared"] += 1
@@ -175,7 +175,7 @@ class ServedCounts:
     def drop_shadow(self, model: ModelName, route: Route) -> None:
         """Count a request in whose shadow there was no time to score."""
         with self._lock:
-            self._rollout(model, route).tally(route.stage, str(Variant.CANARY)).counts["dropped"] += 1
+            self._rollout(model, route).tally(route.stage, Variant.CANARY.value).counts["dropped"] += 1
 
     def taken(self) -> dict[tuple[ModelName, RolloutId], Sums]:
         """The sums of each rollout that has changed since they were last taken."""

@@ -12,8 +12,8 @@ from typing import Final, NamedTuple, Self
 import msgspec
 
 from online_models.contracts.ids import UserId
+from online_models.contracts.rollouts import Variant
 from online_models.errors import StoreError
-from serving_api.assignment import Variant
 from serving_api.ranking import RankedItem
 
 _TOKEN: Final = re.compile(r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\.([1-9][0-9]{0,4})", re.ASCII)

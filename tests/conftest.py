@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
+import psutil
 import psycopg2
 import psycopg2.extensions
 import pytest
@@ -21,10 +22,10 @@ from online_models.stores.embedded import Endpoints, embedded
 
 TEMPLATE = "penstock_template"
 REDIS_DATABASES = 16
-LEAST_MEMORY = 4 * 2**30
+LEAST_MEMORY_BYTES = 4 * 2**30
 
 _numbers = itertools.count()
-_unused: deque[str] = deque()
+_to_drop: deque[str] = deque()
 
 
 def administer(dsn: str, statement: str) -> None:
@@ -95,16 +96,22 @@ def twin_stores(stores: Endpoints, fresh_stores: Endpoints) -> Iterator[Endpoint
 
 
 def _roomy() -> Path | None:
-    """Memory, where there is enough of it: a test's database is copied in and thrown away. None for the usual place."""
+    """Memory, where there is enough of it: a test's database is copied in and thrown away. None for the usual place.
+
+    A session that is killed leaves its directory there.
+    """
     memory = Path("/dev/shm")
-    return memory if memory.is_dir() and shutil.disk_usage(memory).free >= LEAST_MEMORY else None
+    if not memory.is_dir():
+        return None
+    free = min(shutil.disk_usage(memory).free, psutil.virtual_memory().available)
+    return memory if free >= LEAST_MEMORY_BYTES else None
 
 
 def _database(dsn: str, template: str) -> Iterator[str]:
     name = f"test_{next(_numbers)}"
     administer(dsn, f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")
     yield in_database(dsn, name)
-    # One test later: PostgreSQL takes 0.1 s to end connections, and those that a test leaves open go with its variables.
-    _unused.append(name)
-    if len(_unused) > 1:
-        administer(dsn, f"DROP DATABASE {_unused.popleft()} WITH (FORCE)")
+    # Not yet, but after the next: PostgreSQL takes 0.1 s to end connections, and what a test left open goes with its variables.
+    _to_drop.append(name)
+    if len(_to_drop) > 1:
+        administer(dsn, f"DROP DATABASE {_to_drop.popleft()} WITH (FORCE)")

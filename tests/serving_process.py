@@ -4,14 +4,11 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 
 from online_models.stores.embedded import Endpoints
-from tests.api_process import eventually
 
 ROOT = Path(__file__).parents[1]
 
@@ -35,16 +32,3 @@ def free_port() -> int:
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         return int(one.getsockname()[1])
-
-
-@contextmanager
-def served_api(endpoints: Endpoints, home: Path) -> Iterator[str]:
-    """The URL of an API that answers until the end of the block."""
-    port = free_port()
-    url = f"http://127.0.0.1:{port}"
-    with start(endpoints, home, "serve", "--port", str(port)) as process:
-        try:
-            eventually(lambda: answers(f"{url}/readyz"), "the API is ready", seconds=60)
-            yield url
-        finally:
-            process.terminate()

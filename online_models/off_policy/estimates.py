@@ -8,7 +8,7 @@
 
 import enum
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -135,7 +135,7 @@ def effective_rows(weights: F64, times: F64 | None = None) -> float:
 
 
 def too_few(ess: float, rows: float, what: str, terms: Terms) -> Refused | None:
-    """Why so many effective rows, of so many of what they are, do not do."""
+    """A refusal where the effective rows are fewer than the terms ask for, else None. what : the name of rows in it"""
     needed = max(terms.min_ess, 1.0)
     if ess >= needed:
         return None
@@ -187,8 +187,15 @@ def total(figures: F64, times: F64 | None) -> float:
     return float(figures.sum() if times is None else times @ figures)
 
 
-def reach(influence: F64, unit: Units | None, alpha: float, times: F64 | None = None) -> tuple[float, float]:
-    """Half the length of the interval of a mean with influences (n,), t_{1 - alpha / 2, nu} times the standard error, and that.
+class Reach(NamedTuple):
+    """Half the length of an interval, and the standard error of what it is about."""
+
+    half: float
+    error: float
+
+
+def reach(influence: F64, unit: Units | None, alpha: float, times: F64 | None = None) -> Reach:
+    """Of a mean with influences (n,): half the length is t_{1 - alpha / 2, nu} times the standard error.
 
     The degrees of freedom make a chi-square of the variance's mean and variance (Satterthwaite):
 
@@ -196,8 +203,8 @@ def reach(influence: F64, unit: Units | None, alpha: float, times: F64 | None = 
 
     times : see `standard_error`
 
-    >>> even, one_sided = np.array([1.0, -1.0] * 50), np.array([10.0, -10.0, *[0.0] * 98])
-    >>> round(reach(even, None, 0.05)[0], 3), round(reach(one_sided, None, 0.05)[0], 3)
+    >>> all_alike, two_heavy = np.array([1.0, -1.0] * 50), np.array([10.0, -10.0, *[0.0] * 98])
+    >>> round(reach(all_alike, None, 0.05).half, 3), round(reach(two_heavy, None, 0.05).half, 3)
     (0.199, 0.392)
 
     References
@@ -208,10 +215,10 @@ def reach(influence: F64, unit: Units | None, alpha: float, times: F64 | None = 
     groups, squares = total(np.ones(len(sums)), times), total(sums * sums, times)
     error = _standard_error(sums, total(np.ones(len(influence)), times), times)
     if groups < 2 or not squares:
-        return error, error
+        return Reach(error, error)
     kurtosis = groups * total(sums**4, times) / squares**2
     degrees = min(2 * groups / max(kurtosis - 1, 1e-9), groups - 1)
-    return float(stdtrit(max(degrees, LEAST_DEGREES), 1 - alpha / 2)) * error, error
+    return Reach(float(stdtrit(max(degrees, LEAST_DEGREES), 1 - alpha / 2)) * error, error)
 
 
 def estimated(value: float, influence: F64, unit: Units | None, diagnosis: Diagnosis, alpha: float) -> Estimated:

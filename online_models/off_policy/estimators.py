@@ -29,6 +29,9 @@ from online_models.off_policy.estimates import (
     too_few,
 )
 
+LEAST_PROPENSITY: Final = 1e-100
+"""Less is no probability that anybody drew by; one over it, squared and summed, is no number any more."""
+
 ERRORS_OFF: Final = 3.0
 """Standard errors by which the weights' mean must be beyond its limit before it counts as evidence."""
 
@@ -224,10 +227,10 @@ def _propensities_refused(logged: Logged) -> Refused | None:
     missing = np.isnan(logged.propensity)
     if missing.any():
         return Refused(Reason.MISSING_PROPENSITY, f"{missing.sum()} of {len(logged)} rows have no propensity")
-    wrong = (logged.propensity <= 0) | (logged.propensity > 1)
+    wrong = (logged.propensity < LEAST_PROPENSITY) | (logged.propensity > 1)
     if wrong.any():
         first = logged.propensity[wrong][0]
-        detail = f"{wrong.sum()} of {len(logged)} propensities are not within (0, 1], the first is {first:g}"
+        detail = f"{wrong.sum()} of {len(logged)} propensities are not within ({LEAST_PROPENSITY:g}, 1], the first is {first:g}"
         return Refused(Reason.IMPOSSIBLE_PROPENSITY, detail)
     return None
 

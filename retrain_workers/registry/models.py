@@ -12,7 +12,6 @@ from typing import Final
 import msgspec
 import numpy as np
 
-from online_models.aligned import aligned
 from online_models.contracts.artifacts import ArtifactFile, FeatureSketch, Manifest
 from online_models.contracts.ids import JobId, ModelName, ModelVersion
 from online_models.contracts.registry import Alias, Happening, Origin, Pointer, RegistryEvent
@@ -22,6 +21,7 @@ from online_models.errors import StoreError
 from online_models.histograms import rebin
 from online_models.model_registry import ModelRegistry, RegisteredVersion
 from online_models.ports import RolloutStore
+from online_models.text_columns import text_columns
 from retrain_workers.jobs import price
 
 _HEAD: Final = (
@@ -116,7 +116,7 @@ def record_of(registry: ModelRegistry, model: ModelName) -> Record:
 
 def list_lines(record: Record) -> list[str]:
     """The model's name, and a table of its versions, oldest first."""
-    return [record.model, *aligned([_HEAD, *(_cells(record, each) for each in record.versions.values())])]
+    return [record.model, *text_columns([_HEAD, *(_cells(record, each) for each in record.versions.values())])]
 
 
 def _cells(record: Record, registered: RegisteredVersion) -> tuple[str, ...]:

@@ -161,14 +161,13 @@ def _to_catch(plan: Plan, traffic: Traffic) -> int | None:
     successes = traffic.success_rate * (1.0 + share * (ratio * times - 1.0))  # of a user of either arm
     drift = traffic.success_rate * share * ratio * times * log(times) - successes * both
     limit = log_limit(policy.harm_alpha) - log(dict(HARM_EFFECTS)[1.0])
-    return ceil(share * limit / drift * _median(2.0 / limit) / (2.0 / limit))
+    return ceil(share * limit / drift * _inverse_gaussian_median(2.0 / limit) / (2.0 / limit))
 
 
-def _median(mean: float) -> float:
-    """Of an inverse Gaussian of shape 1, by bisection. (`scipy.stats` has it, and half a second of its own to be imported: as
-    much as all else that a process of the API imports.)
+def _inverse_gaussian_median(mean: float) -> float:
+    """Of shape 1, by bisection. (`scipy.stats` has it, at half a second of every start of the API.)
 
-    >>> round(_median(0.5), 6)
+    >>> round(_inverse_gaussian_median(0.5), 6)
     0.40217
     """
     low, high = 0.0, mean

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-from online_models.aligned import aligned
 from online_models.errors import SettingsError
 from online_models.ports import KeyStore
+from online_models.text_columns import text_columns
 from serving_api.access import Role, new_key, state_of
 
 LONGEST_DAYS: Final = 36_500.0
@@ -84,7 +84,7 @@ def list_keys(_: argparse.Namespace, desk: KeyDesk) -> list[str]:
         rows.append(
             (key.prefix, key.name, key.role, state_of(key, desk.now), f"{key.created_at:%Y-%m-%d %H:%M}", expires)
         )
-    return aligned(rows)
+    return text_columns(rows)
 
 
 def revoke_key(options: argparse.Namespace, desk: KeyDesk) -> list[str]:

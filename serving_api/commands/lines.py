@@ -6,7 +6,7 @@ from typing import Final
 
 import msgspec
 
-from online_models.aligned import aligned
+from online_models.text_columns import text_columns
 from serving_api.analysis.power import Forecast
 from serving_api.rollout_schemas import (
     HistoryReport,
@@ -62,7 +62,7 @@ def history_lines(raw: bytes) -> list[str]:
         for rollout in report.rollouts
         for event in rollout.events
     ]  # fmt: skip
-    return aligned([_EVENTS, *rows]) if rows else [f"{report.model} has had no rollout"]
+    return text_columns([_EVENTS, *rows]) if rows else [f"{report.model} has had no rollout"]
 
 
 def _heading(facts: RolloutFacts) -> list[str]:
@@ -84,7 +84,7 @@ def _counts(stages: Sequence[StageReport]) -> list[str]:
         for stage in stages
         for each in stage.counts
     ]
-    return aligned([_COUNTS, *rows]) if rows else []
+    return text_columns([_COUNTS, *rows]) if rows else []
 
 
 def _served(stages: Sequence[StageReport]) -> list[str]:
@@ -93,7 +93,7 @@ def _served(stages: Sequence[StageReport]) -> list[str]:
         for stage in stages
         for each in stage.served
     ]
-    return aligned([_SERVED, *rows]) if rows else []
+    return text_columns([_SERVED, *rows]) if rows else []
 
 
 class _Test(msgspec.Struct, frozen=True):
@@ -181,7 +181,7 @@ def _gates(evidence: Mapping[str, object]) -> list[str]:
         *((name, _guardrail(test)) for name, test in told.guardrails.items()),
         *([("offline", _offline(told.offline))] if shadow else []),
     ]
-    return [f"    {line}" for line in aligned(rows)]
+    return [f"    {line}" for line in text_columns(rows)]
 
 
 def _offline(told: _Offline | None) -> str:
@@ -219,7 +219,7 @@ def _forecast(told: Mapping[str, object]) -> list[str]:
     return [
         f"  expected: {_figure(expected.users)} users, {_figure(expected.canary_users)} of them on the canary, "
         f"{_figure(expected.days)} days at {_figure(expected.users_per_day)} users a day",
-        *_indented(aligned([_STAGES, *rows])),
+        *_indented(text_columns([_STAGES, *rows])),
         *(f"  warning: {warning}" for warning in expected.warnings),
     ]
 

@@ -4,7 +4,7 @@ from fastapi import APIRouter, Request
 
 from serving_api.rollout_schemas import ModelReport, VersionReport
 from serving_api.routes.admission import RESPONSES, Viewer
-from serving_api.routes.parts import answering, parts_of, served_model
+from serving_api.routes.parts import parts_of, served_model, store_errors_as_503
 
 router = APIRouter(tags=["rollouts"])
 
@@ -14,7 +14,7 @@ def model_of(request: Request, model: str, _: Viewer) -> ModelReport:
     """The model's versions with their holdout metrics. Takes a viewer."""
     parts = parts_of(request)
     name = served_model(parts, model)
-    with answering():
+    with store_errors_as_503():
         versions = [
             VersionReport(
                 version=registered.version,

@@ -48,12 +48,12 @@ def parts_of(request: Request) -> Parts:
 
 
 @contextmanager
-def answering(what: str = "") -> Iterator[None]:
-    """Where a store does not answer in it: HTTPException 503; what : is said before the store's own words."""
+def store_errors_as_503(prefix: str = "") -> Iterator[None]:
+    """A StoreError within becomes HTTPException 503, the prefix before its message."""
     try:
         yield
     except StoreError as error:
-        raise HTTPException(503, f"{what}{error}") from error
+        raise HTTPException(503, f"{prefix}{error}") from error
 
 
 def served_model(parts: Parts, domain: str) -> ModelName:

@@ -14,7 +14,7 @@ from online_models.contracts.ids import UserId, hashes_of
 from online_models.contracts.preferences import Preferences
 from serving_api.reader import ModelState
 from serving_api.routes.bodies import TOO_LARGE
-from serving_api.routes.parts import Domain, answering, now_ms, parts_of, served_model
+from serving_api.routes.parts import Domain, now_ms, parts_of, served_model, store_errors_as_503
 from serving_api.schemas import NO_NUL, PreferencesAnswer, PreferencesIn, Problem
 
 router = APIRouter(tags=["users"])
@@ -65,7 +65,7 @@ async def delete_preferences(request: Request, user_id: UserIdPath, domain: Doma
 
 async def _kept(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """What the store says. Raises HTTPException 503 when it does not."""
-    with answering("preferences cannot be kept or read now: "):
+    with store_errors_as_503("preferences cannot be kept or read now: "):
         return await run_in_threadpool(work, *args, **kwargs)
 
 

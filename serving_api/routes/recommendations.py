@@ -21,11 +21,11 @@ from serving_api.routes.parts import (
     Count,
     Domain,
     Parts,
-    answering,
     event_time_ms,
     now_ms,
     parts_of,
     served_model,
+    store_errors_as_503,
     time_bounds,
     wanted_items,
 )
@@ -108,7 +108,7 @@ async def _turned(parts: Parts, ask: Ask, page_token: str) -> Answer:
         token = PageToken.parse(page_token)
     except ValueError as error:
         raise HTTPException(422, f"page_token: {error}") from error
-    with answering("the next page cannot be read now: "):
+    with store_errors_as_503("the next page cannot be read now: "):
         answer = await parts.recommender.turn(ask, token)
     if answer is None:
         seconds = f"{parts.settings.session_seconds:g}"

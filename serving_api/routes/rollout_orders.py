@@ -24,7 +24,7 @@ from serving_api.rollouts.plans import plan_for
 from serving_api.rollouts.transitions import Command
 from serving_api.routes.admission import RESPONSES, Approver, Conductor
 from serving_api.routes.bodies import TOO_LARGE
-from serving_api.routes.parts import Parts, answering, parts_of, served_model
+from serving_api.routes.parts import Parts, parts_of, served_model, store_errors_as_503
 from serving_api.routes.rollouts import facts_of, tag
 from serving_api.schemas import Problem
 
@@ -95,7 +95,7 @@ def start_rollout(
     name = served_model(parts, model)
     order, wish = given.order(operator, "start", name, body, body.reason), _wish(parts, body)
     done = _done(response, lambda: parts.operations.start(name, wish, order))
-    with answering():
+    with store_errors_as_503():
         begun = parts.operated.rollouts.events(done.rollout)[0]
     response.headers["Location"] = f"/v1/rollouts/{name}"
     forecast = msgspec.convert(begun.evidence["forecast"], dict[str, object])
@@ -173,10 +173,10 @@ def _matched(given: Conditions) -> Conditions:
 
 def _done(response: Response, call: Callable[[], Outcome]) -> Done:
     """What was done, with the rollout's ETag on the response. Raises HTTPException where it was not."""
-    with answering():
+    with store_errors_as_503():
         try:
             outcome = call()
-        except RequestReused as error:
+        except RequestReused as error:  # a StoreError too, but the caller's
             raise HTTPException(422, str(error)) from error
     match outcome:
         case Done(rollout):

@@ -20,7 +20,7 @@ from serving_api.rollout_schemas import (
 )
 from serving_api.rollouts.status import Standing, standing_of
 from serving_api.routes.admission import RESPONSES, Viewer
-from serving_api.routes.parts import Parts, answering, parts_of, served_model
+from serving_api.routes.parts import Parts, parts_of, served_model, store_errors_as_503
 
 router = APIRouter(tags=["rollouts"])
 
@@ -35,7 +35,7 @@ def rollout_of(request: Request, response: Response, model: str, _: Viewer) -> R
     """
     parts = parts_of(request)
     name = served_model(parts, model)
-    with answering():
+    with store_errors_as_503():
         rollout = parts.operated.rollouts.latest(name)
         if rollout is None:
             raise HTTPException(404, f"model {model!r} has had no rollout")
@@ -48,7 +48,7 @@ def rollout_history(request: Request, model: str, _: Viewer, limit: Limit = 20) 
     """The model's rollouts with all that happened to them: who, when, why, and by what evidence. Takes a viewer."""
     parts = parts_of(request)
     name = served_model(parts, model)
-    with answering():
+    with store_errors_as_503():
         told = [_history(parts, rollout) for rollout in parts.operated.rollouts.history(name, limit)]
     return HistoryReport(model=model, rollouts=told)
 

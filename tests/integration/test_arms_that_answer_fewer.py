@@ -8,12 +8,12 @@ import pytest
 
 from flows.open_requests import Outcome
 from online_models.contracts.ids import ModelVersion, hash64
-from online_models.contracts.rollouts import FULL_WEIGHT_BP, Policy, Route, Served, StageCounts
+from online_models.contracts.rollouts import FULL_WEIGHT_BP, Policy, Route, Served, StageCounts, Variant
 from online_models.rollout_store import VariantCounts
 from serving_api.analysis.e_values import log_limit, log_split
 from serving_api.analysis.measures import Measures, measure
 from serving_api.analysis.tallies import StageTally
-from serving_api.assignment import Variant, assigned
+from serving_api.assignment import assigned
 from tests.outcome_events import V1, V2, found, last_groups, last_windows, later, outcomes, rows, shown, stand_in, taken
 
 WEIGHT_BP, STAGE = 2_500, 1

@@ -14,6 +14,7 @@ from online_models.contracts.rollouts import (
     FULL_WEIGHT_BP,
     Phase,
 )
+from online_models.errors import StoreError
 from online_models.stores import postgres as postgres_store
 from online_models.stores.embedded import Endpoints
 from serving_api.rollouts.decisions import Adopt, Create, Hold, Move
@@ -255,7 +256,7 @@ def test_two_controllers_race_and_every_transition_happens_once(desk: Desk, post
                 desk.count(canary_rate=0.21, stable_rate=0.20)
             desk.now += 2 * MINUTE
             desk.say(canary)
-            assert [type(each) for each in outcomes([one.tick for one in controllers])] == [dict, dict]
+            assert not any(isinstance(each, StoreError) for each in outcomes([one.tick for one in controllers]))
     assert [one.failures for one in controllers] == [0, 0]
     assert [weight for _, _, weight in desk.events()] == [0, *WEIGHTS, FULL_WEIGHT_BP]
     assert desk.registry.champion(MOVIES) == canary

@@ -91,7 +91,7 @@ def experiment(desk: Desk, kind: Kind, stages: tuple[Stage, ...], versions: int 
 
 
 def hour(desk: Desk, arms: tuple[Arm, ...], *rates: float | None) -> Action:
-    """What a tick does after an hour in which a thousand users came to each arm, of whom None : no window tells."""
+    """What a tick does after an hour in which a thousand users came to each arm; a rate of None : nobody came to that one."""
     desk.window += 1
     for arm, rate in zip(arms, rates, strict=True):
         if rate is not None:

@@ -112,7 +112,7 @@ def test_a_rollout_is_started_with_a_gate_of_one_s_own_and_one_at_a_time(world: 
 
 
 def test_the_status_tells_where_a_rollout_is_and_of_no_request(rollout: Run, caplog: pytest.LogCaptureFixture) -> None:
-    rollout("start", "--reason", "a new catalogue")
+    assert rollout("start", "--reason", "a new catalogue")[0] == 0
     caplog.set_level(logging.INFO)
     status, out, _ = rollout("status")
     assert "httpx" not in [record.name for record in caplog.records]
@@ -121,7 +121,7 @@ def test_the_status_tells_where_a_rollout_is_and_of_no_request(rollout: Run, cap
 
 
 def test_a_rollout_is_paused_resumed_and_promoted(world: Operators, rollout: Run) -> None:
-    rollout("start", "--reason", "a new catalogue")
+    assert rollout("start", "--reason", "a new catalogue")[0] == 0
     assert rollout("pause", "--reason", "looking at it")[0] == 0
     assert world.latest().phase is Phase.PAUSED
     status, _, err = rollout("pause", "--reason", "again")
@@ -132,7 +132,7 @@ def test_a_rollout_is_paused_resumed_and_promoted(world: Operators, rollout: Run
 
 
 def test_champions_are_undone_and_experiments_aborted_and_history_knows_why(world: Operators, rollout: Run) -> None:
-    rollout("start", "--reason", "a new catalogue")
+    assert rollout("start", "--reason", "a new catalogue")[0] == 0
     eventually(lambda: rollout("promote", "--reason", "it is better")[0] == 0, "the readers are ready")
     status, out, _ = rollout("rollback", "--reason", "it was not")
     assert (status, "(rollback): v2 beside v3" in out) == (0, True)
@@ -146,7 +146,7 @@ def test_champions_are_undone_and_experiments_aborted_and_history_knows_why(worl
 
 
 def test_a_key_may_come_in_a_file_and_is_good_for_its_role(run: Run, rollout: Run, tmp_path: Path) -> None:
-    rollout("start", "--reason", "a new catalogue")
+    assert rollout("start", "--reason", "a new catalogue")[0] == 0
     key_file = tmp_path / "key"
     key_file.write_text(key_of(run, "viewer") + "\n")
     assert rollout("status", "--key-file", str(key_file))[0] == 0
@@ -155,7 +155,7 @@ def test_a_key_may_come_in_a_file_and_is_good_for_its_role(run: Run, rollout: Ru
 
 
 def test_what_the_api_refuses_is_told_as_it_told_it(run: Run, rollout: Run) -> None:
-    rollout("start", "--reason", "a new catalogue")
+    assert rollout("start", "--reason", "a new catalogue")[0] == 0
     status, _, err = rollout("abort", "--reason", "x")
     assert (status, "body.reason" in err) == (1, True)
     run("keys", "revoke", os.environ["PENSTOCK_SERVING_API_KEY"][3:11])
@@ -211,8 +211,8 @@ def test_a_change_wants_a_reason(command: Run, verb: str) -> None:
 def test_every_command_s_help_shows_an_example(capsys: pytest.CaptureFixture[str]) -> None:
     verbs = ("start", "status", "pause", "resume", "promote", "abort", "rollback", "history")
     asked = [("rollout",), ("keys",), *(("rollout", verb) for verb in verbs)]
-    for command in (*asked, ("keys", "create"), ("keys", "list"), ("keys", "revoke")):
+    for words in (*asked, ("keys", "create"), ("keys", "list"), ("keys", "revoke")):
         with pytest.raises(SystemExit) as left:
-            main([*command, "--help"])
+            main([*words, "--help"])
         assert left.value.code == 0
-        assert f"python -m serving_api {' '.join(command)}" in capsys.readouterr().out.split("example")[1]
+        assert f"python -m serving_api {' '.join(words)}" in capsys.readouterr().out.split("example")[1]

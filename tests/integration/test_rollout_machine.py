@@ -36,6 +36,7 @@ from online_models.contracts.rollouts import (
     RolloutEvent,
     Route,
 )
+from online_models.errors import StoreError
 from online_models.ports import Act
 from online_models.stores import postgres as postgres_store
 from online_models.stores import redis as redis_store
@@ -118,7 +119,7 @@ class Rollouts(RuleBasedStateMachine):
 
     @rule()
     def both_tick_at_once(self) -> None:
-        assert [type(each) for each in outcomes([each.tick for each in self.controllers])] == [dict, dict]
+        assert not any(isinstance(each, StoreError) for each in outcomes([each.tick for each in self.controllers]))
         assert [each.failures for each in self.controllers] == [0, 0]
 
     @rule(seconds=st.sampled_from([1, 10, 70, 100, 4_000]))

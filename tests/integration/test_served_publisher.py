@@ -10,10 +10,10 @@ import redis as redis_client
 
 from online_models.contracts import keys
 from online_models.contracts.ids import ModelVersion, RolloutId
-from online_models.contracts.rollouts import Route, Served
+from online_models.contracts.rollouts import Route, Served, Variant
 from online_models.stores import redis
 from online_models.stores.redis import RedisRoutes
-from serving_api.assignment import Assignment, Variant
+from serving_api.assignment import Assignment
 from serving_api.served import NEWS_SECONDS, Outcome, ServedCounts, ServedPublisher
 from tests.api_process import eventually
 from tests.own_redis import running_redis

@@ -14,7 +14,7 @@ from safetensors.numpy import load
 from online_models.contracts import keys
 from online_models.contracts.events import Event, EventType, Item
 from online_models.contracts.ids import ItemId, ModelName, ModelVersion, UserId, hashes_of
-from online_models.contracts.rollouts import Route
+from online_models.contracts.rollouts import Route, Variant
 from online_models.language_scores import encode_scores
 from online_models.learner import FoldIns, MovedItem, encode_item_vectors, trained_of
 from online_models.ports import EmbeddingUpdate, VersionUpdate
@@ -29,7 +29,7 @@ from online_models.stores.postgres_registry import PostgresRegistry
 from online_models.stores.redis import RedisEmbeddings, RedisRoutes
 from online_models.stores.redis_language import RedisLanguageScores
 from serving_api.access import Role
-from serving_api.assignment import Variant, assigned
+from serving_api.assignment import assigned
 from serving_api.scoring import dot_rows
 from serving_api.settings import ServingSettings
 from tests.api_process import FAST, Api, eventually, item_ids, logged_events, started_api, store_settings

@@ -179,6 +179,8 @@ def _usual() -> tuple[Logged, npt.NDArray[np.float64]]:
         (0.0, Reason.IMPOSSIBLE_PROPENSITY),
         (-0.1, Reason.IMPOSSIBLE_PROPENSITY),
         (1.01, Reason.IMPOSSIBLE_PROPENSITY),
+        (5e-324, Reason.IMPOSSIBLE_PROPENSITY),
+        (9e-101, Reason.IMPOSSIBLE_PROPENSITY),
     ],
 )
 def test_one_propensity_that_is_missing_or_impossible_is_refused(bad: float, expected: Reason) -> None:
@@ -188,6 +190,13 @@ def test_one_propensity_that_is_missing_or_impossible_is_refused(bad: float, exp
         assert reason(found) is expected
         assert isinstance(found, Refused)
         assert f"1 of {ROWS}" in found.detail
+
+
+def test_a_row_beside_which_no_other_weighs_is_a_sample_of_one() -> None:
+    logged, target = _usual()
+    logged.propensity[17] = 1e-99
+    for found in (ips(logged, target), snips(logged, target), dr(logged, target, target, target)):
+        assert found == Refused(Reason.SMALL_SAMPLE, f"1 effective rows of {ROWS}, 500 needed", 1.0)
 
 
 def test_a_target_that_does_what_the_log_never_does_is_refused() -> None:

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from scipy.stats import binom, chi2
 
 from online_models.contracts.ids import ModelVersion
-from online_models.contracts.rollouts import FULL_WEIGHT_BP, Arm, Route
-from serving_api.assignment import Assignment, Variant, arm_of, assigned, bucket, splits_users
+from online_models.contracts.rollouts import FULL_WEIGHT_BP, Arm, Route, Variant
+from serving_api.assignment import Assignment, arm_of, assigned, bucket, splits_users
 
 WEIGHTS = st.integers(0, FULL_WEIGHT_BP)
 V1, V2, V3 = ModelVersion("v1"), ModelVersion("v2"), ModelVersion("v3")

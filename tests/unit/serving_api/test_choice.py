@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from online_models.contracts.ids import ModelVersion
-from online_models.contracts.rollouts import FULL_WEIGHT_BP, Arm, Route
-from serving_api.assignment import Variant, assigned
+from online_models.contracts.rollouts import FULL_WEIGHT_BP, Arm, Route, Variant
+from serving_api.assignment import assigned
 from serving_api.choice import Choice, choose, instead, shadow_of
 from serving_api.reader import ModelState, versions_of
 from tests.drawn_learner import drawn_trained

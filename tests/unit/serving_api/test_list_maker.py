@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 
 from online_models.contracts.ids import UserId
-from online_models.contracts.rollouts import FULL_WEIGHT_BP, Route
+from online_models.contracts.rollouts import FULL_WEIGHT_BP, Route, Variant
 from online_models.history import EMPTY
 from online_models.ports import UserState
 from serving_api.answers import Ask
-from serving_api.assignment import Variant
 from serving_api.choice import choose
 from serving_api.instruments import Instruments
 from serving_api.list_maker import ListMaker, Lists, Made

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from online_models.contracts.ids import ModelName, ModelVersion, RolloutId
-from online_models.contracts.rollouts import LATENCY_EDGES_MS, Route, Served
-from serving_api.assignment import Assignment, Variant
+from online_models.contracts.rollouts import LATENCY_EDGES_MS, Route, Served, Variant
+from serving_api.assignment import Assignment
 from serving_api.served import KEPT_ROLLOUTS, Agreement, Outcome, ServedCounts, Sums, in_stage
 
 MOVIES = ModelName("movies")

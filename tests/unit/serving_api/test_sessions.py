@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from online_models.contracts.ids import UserId
+from online_models.contracts.rollouts import Variant
 from online_models.errors import StoreError
-from serving_api.assignment import Variant
 from serving_api.ranking import RankedItem
 from serving_api.reranking.explanations import Code
 from serving_api.sessions import PageToken, Session, decoded, encode

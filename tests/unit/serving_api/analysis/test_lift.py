@@ -10,7 +10,6 @@ from online_models.contracts.rollouts import GROUPS
 from serving_api.analysis.lift import Lift, half_width, lift, mixing_variance, nothing, terms, variance_for
 from tests.tallies import spread
 
-I64 = npt.NDArray[np.int64]
 F64 = npt.NDArray[np.float64]
 
 

@@ -12,7 +12,7 @@ from online_models.contracts.rollouts import GROUPS, Kind, Plan, Policy, Stage
 from online_models.rollout_store import Traffic
 from serving_api.analysis.e_values import log_harm, log_limit
 from serving_api.analysis.lift import half_width, lift, terms
-from serving_api.analysis.power import _median, forecast
+from serving_api.analysis.power import _inverse_gaussian_median, forecast
 from serving_api.rollouts.plans import plan_for
 
 MANY = Traffic(users_per_day=20_000, success_rate=0.05)
@@ -136,4 +136,4 @@ def test_any_traffic_and_an_empty_plan_have_a_forecast(traffic: Traffic) -> None
 
 @pytest.mark.parametrize("mean", [0.02, 0.3, 1.0, 20.0])
 def test_the_median_of_an_inverse_gaussian_is_scipy_s(mean: float) -> None:
-    assert _median(mean) == pytest.approx(float(invgauss.median(mean)), rel=1e-12)
+    assert _inverse_gaussian_median(mean) == pytest.approx(float(invgauss.median(mean)), rel=1e-12)

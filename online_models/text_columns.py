@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 
 
-def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+def text_columns(rows: Sequence[Sequence[str]]) -> list[str]:
     """One line a row, every column to the left.
 
-    >>> aligned([("stage", "users"), ("0", "1,204")])
+    >>> text_columns([("stage", "users"), ("0", "1,204")])
     ['stage  users', '0      1,204']
     """
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
