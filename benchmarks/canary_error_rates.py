@@ -13,6 +13,7 @@
 """
 
 import argparse
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -25,8 +26,9 @@ from benchmarks.canary_batches import Ends, run
 from benchmarks.canary_worlds import F64, I64, Fresh, Mask, Returning, World
 from benchmarks.estimates import Estimate
 from benchmarks.report import Machine, Target, result, table
-from online_models.contracts.rollouts import FULL_WEIGHT_BP, Plan, Policy, Stage
+from online_models.contracts.rollouts import FULL_WEIGHT_BP, Plan, Policy
 from serving_api.analysis.e_values import log_harm, log_limit, log_split
+from serving_api.rollouts.ramp import Pace, ramp
 
 RUNS: Final = 2_000
 AT_ONCE: Final = 500
@@ -52,23 +54,19 @@ class People(NamedTuple):
 
 PEOPLE: Final = {"returning users": People(40_000, 0.01), "few returning users": People(2_000, 0.1)}
 
-WEIGHTS_BP: Final = (500, 2_500, 5_000, 7_500, 9_800)
+PERCENTS: Final = (5, 25, 50, 75, 100)
+HOLDBACK_BP: Final = 200
+PACE: Final = Pace(
+    shadow_requests=0, min_users=20, min_stable_users=10, min_seconds=0.0, max_seconds=math.inf, bake_seconds=0.0
+)
 
 
-def ramp(margin: float, policy: Policy) -> Plan:
-    """Before a weight rises, the loss not excluded times the weight to come is at most the margin.
+def plan_of(margin: float, policy: Policy) -> Plan:
+    """What the controller begins, without the shadow: one look a stage at least, and as few users as tell anything."""
+    return Plan(ramp(PERCENTS, HOLDBACK_BP, margin, PACE), policy)
 
-    >>> [round(stage.margin or 0, 3) for stage in ramp(0.1, Policy()).stages]
-    [0.4, 0.2, 0.133, 0.102, 0.1]
-    """
-    risen = (*WEIGHTS_BP[1:], FULL_WEIGHT_BP)
-    return Plan(
-        tuple(
-            Stage(weight, min_users=20, min_stable_users=10, margin=min(0.5, margin * FULL_WEIGHT_BP / to_come))
-            for weight, to_come in zip(WEIGHTS_BP, risen, strict=True)
-        ),
-        policy,
-    )
+
+WEIGHTS_BP: Final = tuple(stage.weight_bp for stage in plan_of(POLICY.margin, POLICY).stages)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -268,12 +266,12 @@ def kinds(rng: np.random.Generator) -> list[Line]:
     blind = msgspec.structs.replace(POLICY, harm_alpha=1e-300, collapse_alpha=1e-300)
 
     def fresh(name: str, ratio: float, policy: Policy) -> Line:
-        plan = ramp(POLICY.margin, policy)
+        plan = plan_of(POLICY.margin, policy)
         return Line(f"{name}, drifting", lambda n: Fresh(rng, n, 1_000, CTR, ratio), plan, 400)
 
     def returning(name: str, users: int, margin: float, at_margin: bool, policy: Policy) -> Line:
         ratio, full = 1.0 - margin * at_margin, f"{name}, {users:,} returning, margin {margin:.0%}"
-        return Line(full, lambda n: Returning(rng, n, users, 0.1, 0.4, ratio, 4.0), ramp(margin, policy), 150)
+        return Line(full, lambda n: Returning(rng, n, users, 0.1, 0.4, ratio, 4.0), plan_of(margin, policy), 150)
 
     return [
         fresh("equal, all gates", 1.0, POLICY),

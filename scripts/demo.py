@@ -77,10 +77,12 @@ SETTINGS: Final = {
     "PENSTOCK_SERVING_CONTROL_FAST_SECONDS": "0.25",
     "PENSTOCK_SERVING_SHADOW_REQUESTS": "30",
     "PENSTOCK_SERVING_STAGE_MIN_USERS": "8",  # 5 % of the 400 people of a domain are 20 on average, and may be 12
-    "PENSTOCK_SERVING_STAGE_MIN_STABLE_USERS": "4",  # and so are the 2 % of the last stage, 8
+    "PENSTOCK_SERVING_STAGE_MIN_STABLE_USERS": "1",  # the 2 % who are left in the end are 8, and may be 2
     "PENSTOCK_SERVING_STAGE_MIN_SECONDS": "2",
     "PENSTOCK_SERVING_BAKE_SECONDS": "4",
-    "PENSTOCK_SERVING_GATE": '{"margin": 0.15}',  # a few hundred people tell no finer difference
+    "PENSTOCK_SERVING_GATE": '{"margin": 0.3}',  # a few hundred people who come back tell no finer difference
+    "PENSTOCK_SERVING_STAGE_MAX_SECONDS": "90",  # nor this one always: then the story tells that, and goes on
+    "PENSTOCK_SERVING_STAGE_OVERDUE": "roll_back",
 }
 
 PROCESSES: Final = (

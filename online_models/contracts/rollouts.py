@@ -88,8 +88,8 @@ class Stage(msgspec.Struct, frozen=True):
     shadow : the canary is scored on live requests and never shown; the weight is 0
     min_users, min_stable_users : users of each arm in this stage before it may pass; of a shadow stage, scored requests
     min_seconds : shortest duration; max_seconds : after this the rollout is overdue
-    margin : relative loss that must be excluded before the weight rises further; None, of a shadow and of an experiment, asks for
-        no such proof
+    margin : relative loss that must be excluded before the weight rises further; None, of a shadow, of the bake and of an
+        experiment, asks for no such proof
     """
 
     weight_bp: int

@@ -1,7 +1,7 @@
 """The plan of a rollout by what it is for, and which plans an operator may ask for.
 
 - A canary and an A/A take the settings' stages; an A/B and a bandit have one stage, as demanding as the settings' most demanding.
-- Users of a canary and of an A/A rise only on proof: a stage that names no margin has the ramp's, and none may be wider than it.
+- Users of a canary and of an A/A rise only on proof: a stage that names no margin has the ramp's, if any, and none may be wider.
 - Weights only rise, and never to 100 %: with nobody on stable there is nothing to compare with. What is judged last is held back.
 """
 
@@ -13,7 +13,7 @@ import msgspec
 
 from online_models.contracts.ids import ModelVersion
 from online_models.contracts.rollouts import FULL_WEIGHT_BP, MOST_STAGES, Arm, Kind, Plan, Stage
-from serving_api.rollouts.ramp import margin_before
+from serving_api.rollouts.ramp import margins
 
 MOST_ARMS: Final = 8
 
@@ -25,7 +25,7 @@ def plan_for(kind: Kind, settings: Plan, stages: Sequence[Stage] | None = None) 
     """The plan of a kind, with the settings' policy.
 
     settings : the plan of a canary that the controller begins
-    stages : in place of the kind's own; where one of a canary or of an A/A has no margin, it is `ramp.margin_before` of the next
+    stages : in place of the kind's own; where one of a canary or of an A/A has no margin, it is that of `ramp.margins`
 
     Raises
     ------
@@ -81,18 +81,16 @@ def _refuse(kind: Kind, stages: tuple[Stage, ...]) -> None:
 
 
 def _proven(stages: Sequence[Stage], margin: float) -> tuple[Stage, ...]:
-    """The same, each that shows the canary with a margin. Raises ValueError for one that asks for too little."""
-    following = [*(stage.weight_bp for stage in stages[1:]), FULL_WEIGHT_BP]
-    return tuple(_asking(stage, next_bp, margin) for stage, next_bp in zip(stages, following, strict=True))
+    """The same with the ramp's margins. Raises ValueError for a stage that asks for too little."""
+    shadows = [stage for stage in stages if stage.shadow]  # before all others
+    asked = [*(None for _ in shadows), *margins([stage.weight_bp for stage in stages[len(shadows) :]], margin)]
+    return tuple(_asking(stage, widest) for stage, widest in zip(stages, asked, strict=True))
 
 
-def _asking(stage: Stage, next_bp: int, margin: float) -> Stage:
+def _asking(stage: Stage, widest: float | None) -> Stage:
     if min(stage.min_users, stage.min_stable_users) < 1:
         raise ValueError("min_users, min_stable_users: expected 1 at least of a stage of a canary or an A/A")
-    if stage.shadow:
-        return stage
-    widest = margin_before(next_bp, margin)
-    if stage.margin is not None and stage.margin > widest:
+    if stage.margin is not None and widest is not None and stage.margin > widest:
         raise ValueError(
             f"margin: expected at most {widest:.4g} at a weight of {stage.weight_bp}, got {stage.margin:g}: "
             "times the share of users who come next, no more than the gate's margin may be lost"

@@ -1,12 +1,12 @@
 """The stages that a candidate goes through where nobody asks for others: a shadow, rising weights, a holdback to the end.
 
 - Before a weight rises, the loss that could not be excluded times the share of users who would meet it is at most the margin.
-- At a full 100 % nothing would be left to compare with: the last stage keeps a holdback of users on stable, and lasts longer.
+- At a full 100 % nothing would be left to compare with: the last stage, the bake, keeps a holdback of users on stable, and lasts
+  longer. So few tell little of a lift: the whole margin is proven before it, and the bake asks that nothing speaks against.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Final
 
 import msgspec
@@ -43,8 +43,8 @@ def ramp(percents: Sequence[float], holdback_bp: int, margin: float, pace: Pace)
     >>> stages = ramp((5, 50, 100), 200, 0.1, pace)
     >>> [(stage.weight_bp, stage.shadow) for stage in stages]
     [(0, True), (500, False), (5000, False), (9800, False)]
-    >>> [stage.margin and round(stage.margin, 3) for stage in stages]  # 0.1 / 0.5, 0.1 / 0.98, 0.1
-    [None, 0.2, 0.102, 0.1]
+    >>> [stage.margin and round(stage.margin, 3) for stage in stages]
+    [None, 0.2, 0.1, None]
     """
     weights = sorted({min(round(percent * 100), FULL_WEIGHT_BP - holdback_bp) for percent in percents})
     rising = tuple(
@@ -54,12 +54,30 @@ def ramp(percents: Sequence[float], holdback_bp: int, margin: float, pace: Pace)
             min_stable_users=pace.min_stable_users,
             min_seconds=pace.min_seconds,
             max_seconds=pace.max_seconds,
-            margin=margin_before(following, margin),
+            margin=asked,
             when_overdue=pace.when_overdue,
         )
-        for weight, following in pairwise((*weights, FULL_WEIGHT_BP))
+        for weight, asked in zip(weights, margins(weights, margin), strict=True)
     )
     return (*_shadow(pace), *rising[:-1], _baked(rising[-1], pace))
+
+
+def margins(weights: Sequence[int], margin: float) -> list[float | None]:
+    """The relative loss that each stage must exclude before the next; None where the whole margin is excluded before it.
+
+    weights : basis points, rising; margin : what may be lost at the end, by everybody
+
+    The whole margin is for the last stage to exclude, or for the one before it where that tells more: the information of a
+    request is as w (1 - w).
+
+    >>> margins([500, 5_000], 0.1), margins([500, 7_500, 9_800], 0.1)
+    ([0.2, 0.1], [0.13333333333333333, 0.1, None])
+    """
+    asked: list[float | None] = [margin_before(weight, margin) for weight in (*weights[1:], FULL_WEIGHT_BP)]
+    told = [weight * (FULL_WEIGHT_BP - weight) for weight in weights[-2:]]
+    if told[-1] < told[0]:
+        asked[-2:] = [margin, None]
+    return asked
 
 
 def margin_before(weight_bp: int, margin: float) -> float:

@@ -15,7 +15,7 @@ from benchmarks.canary_error_rates import (
     caught,
     main,
     peeked,
-    ramp,
+    plan_of,
     returning,
     scheduled,
     targets,
@@ -28,7 +28,7 @@ from online_models.rollout_store import VariantCounts
 from serving_api.analysis.guardrails import NAMES
 from serving_api.analysis.verdicts import Error, Failed, Inconclusive, StageTally, Successful, Verdict, verdict
 
-PLAN = ramp(POLICY.margin, POLICY)
+PLAN = plan_of(POLICY.margin, POLICY)
 QUICK = Plan(
     tuple(msgspec.structs.replace(stage, min_users=20, min_stable_users=5) for stage in PLAN.stages), PLAN.policy
 )
@@ -170,7 +170,9 @@ def test_equal_rollouts_reach_everybody_and_bad_ones_do_not() -> None:
     equal = run(Fresh(rng, 40, 1_000, 0.05, 1.0), 40, PLAN, DRIFT, 400)
     assert equal.promoted.mean() >= 0.85
     assert not (equal.promoted & equal.rolled_back).any()
-    assert (equal.requests[equal.promoted] > 10_000).all()
+    took = equal.requests[equal.promoted]
+    assert np.median(took) > 40_000
+    assert took.min() > 5_000  # a canary that is lucky all the way
     bad = run(Fresh(rng, 40, 1_000, 0.05, 0.7), 40, PLAN, DRIFT, 400)
     assert bad.rolled_back.all()
     assert np.median(bad.canary_users) < 5_000

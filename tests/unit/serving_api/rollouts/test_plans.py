@@ -67,6 +67,15 @@ def test_a_stage_without_a_margin_gets_the_ramp_s_and_a_shadow_needs_none(kind: 
     assert [stage.margin for stage in plan.stages] == [None, 0.4, 0.2]
 
 
+@pytest.mark.parametrize("kind", [Kind.CANARY, Kind.AA])
+def test_after_the_whole_proof_a_last_stage_needs_none_and_may_have_one(kind: Kind) -> None:
+    own = [Stage(5_000), Stage(7_500), Stage(9_800)]
+    assert [stage.margin for stage in plan_for(kind, RAMP, own).stages] == [pytest.approx(0.2 / 0.75), 0.2, None]
+    assert plan_for(kind, RAMP, [*own[:2], Stage(9_800, margin=0.3)]).stages[-1].margin == 0.3
+    with pytest.raises(ValueError, match=r"margin: expected at most 0\.2 at a weight of 7500"):
+        plan_for(kind, RAMP, [Stage(5_000), Stage(7_500, margin=0.201), Stage(9_800)])
+
+
 def test_an_own_margin_may_be_narrower_than_the_ramp_s_and_no_wider() -> None:
     own = [Stage(500, margin=0.01), Stage(5_000, margin=0.2)]
     assert plan_for(Kind.CANARY, RAMP, own).stages == tuple(own)

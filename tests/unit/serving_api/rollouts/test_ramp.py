@@ -17,10 +17,30 @@ def test_what_might_be_lost_times_who_would_meet_it_is_at_most_the_margin(
 ) -> None:
     stages = ramp(percents, holdback_bp, margin, PACE)[1:]
     following = [stage.weight_bp for stage in stages[1:]] + [FULL_WEIGHT_BP]
+    excluded = 1.0
     for stage, weight_bp in zip(stages, following, strict=True):
-        assert stage.margin is not None
-        assert stage.margin * weight_bp / FULL_WEIGHT_BP <= margin * (1 + 1e-9)
-    assert stages[-1].margin == pytest.approx(margin)
+        excluded = stage.margin or excluded
+        assert excluded * weight_bp / FULL_WEIGHT_BP <= margin * (1 + 1e-9)
+    assert excluded == pytest.approx(margin)
+
+
+@pytest.mark.parametrize(
+    ("percents", "asked"),
+    [
+        ((5,), [0.1]),
+        ((5, 50), [0.2, 0.1]),
+        ((5, 25, 50, 75, 100), [0.4, 0.2, 0.1 / 0.75, 0.1, None]),
+        ((5, 50, 80), [0.2, 0.1, None]),
+        ((50, 100), [0.1, None]),
+        ((3, 97), [0.1 / 0.97, 0.1]),
+        ((5, 100), [0.1, None]),
+    ],
+)
+def test_the_whole_margin_is_proven_by_the_last_stage_or_by_the_one_before_where_that_tells_more(
+    percents: tuple[float, ...], asked: list[float | None]
+) -> None:
+    found = [stage.margin for stage in ramp(percents, 200, 0.1, PACE)[1:]]
+    assert found == [each if each is None else pytest.approx(each) for each in asked]
 
 
 @given(PERCENTS, st.integers(1, 4_999))
