@@ -103,12 +103,14 @@ def judged(counts: Counts, stage: I64, plan: Plan) -> Ticks:
 def _passes(counts: Counts, stage: I64, plan: Plan, found: Lift, enough: Mask) -> Mask:
     margins = np.array([each.margin or np.nan for each in plan.stages])[stage]
     effect = np.where(np.isnan(margins), plan.policy.margin, margins)
-    lower = found.log_ratio - half_width(found, -np.log1p(-effect), plan.policy.promote_alpha)
-    proven = enough & (found.canary_hits >= LEAST_HITS) & (lower > np.log1p(-effect))
+    width, limit = half_width(found, -np.log1p(-effect), plan.policy.promote_alpha), np.log1p(-effect)
+    trusted = enough & (found.canary_hits >= LEAST_HITS)
+    proven = trusted & (found.log_ratio - width > limit)
+    contradicted = trusted & (found.log_ratio + width < limit)
     needed = np.array([(max(each.min_users, 1), max(each.min_stable_users, 1)) for each in plan.stages])[stage]
     have = np.minimum(counts.stage_users[np.arange(len(stage)), stage], counts.trials.sum(axis=-1))
     served = (counts.users.sum(axis=1) > 0).all(axis=-1)
-    passed: Mask = (have >= needed).all(axis=-1) & served & (np.isnan(margins) | proven)
+    passed: Mask = (have >= needed).all(axis=-1) & served & np.where(np.isnan(margins), ~contradicted, proven)
     return passed
 
 
@@ -133,23 +135,26 @@ class Ends:
 
 
 def run(world: World, runs: int, plan: Plan, bases: Sequence[float], looks: int) -> Ends:
-    """Rollouts of a plan until all have ended, at most so many looks; a stage's base rate is `bases` times the world's."""
+    """Rollouts of a plan until all have ended, at most so many looks, each after a second; a stage's base rate is `bases` times
+    the world's."""
     ends = Ends(*np.zeros((5, runs), np.bool_), *np.zeros((2, runs), np.int64))
     counts, stage, alive = Counts.none(runs, len(plan.stages)), np.zeros(runs, np.int64), np.arange(runs)
+    shortest, lasted = np.array([each.min_seconds for each in plan.stages]), np.zeros(runs, np.int64)
     share, base = np.array([each.weight_bp / FULL_WEIGHT_BP for each in plan.stages]), np.array(bases)
     for _ in range(looks):
         counts.add(stage, world.look(share[stage], base[stage]))
         tick = judged(counts, stage, plan)
-        last = stage == len(plan.stages) - 1
-        promoted, moves = tick.passes & ~tick.fails & last, tick.passes & ~tick.fails & ~last
+        lasted, last = lasted + 1, stage == len(plan.stages) - 1
+        goes_on = tick.passes & ~tick.fails & (lasted >= shortest[stage])
+        promoted, moves = goes_on & last, goes_on & ~last
         note(ends, alive, tick, promoted, counts)
         counts.next_stage(moves)
         world.next_stage(moves)
-        stage = stage + moves
+        stage, lasted = stage + moves, np.where(moves, 0, lasted)
         kept = ~(tick.fails | promoted)
         counts.keep(kept)
         world.keep(kept)
-        stage, alive = stage[kept], alive[kept]
+        stage, alive, lasted = stage[kept], alive[kept], lasted[kept]
         if not len(alive):
             break
     return ends

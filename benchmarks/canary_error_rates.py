@@ -57,12 +57,12 @@ PEOPLE: Final = {"returning users": People(40_000, 0.01), "few returning users":
 PERCENTS: Final = (5, 25, 50, 75, 100)
 HOLDBACK_BP: Final = 200
 PACE: Final = Pace(
-    shadow_requests=0, min_users=20, min_stable_users=10, min_seconds=0.0, max_seconds=math.inf, bake_seconds=0.0
+    shadow_requests=0, min_users=20, min_stable_users=10, min_seconds=0.0, max_seconds=math.inf, bake_seconds=20.0
 )
 
 
 def plan_of(margin: float, policy: Policy) -> Plan:
-    """What the controller begins, without the shadow: one look a stage at least, and as few users as tell anything."""
+    """What the controller begins, without the shadow: stages of one look at least, the bake of 20, and as few users as tell."""
     return Plan(ramp(PERCENTS, HOLDBACK_BP, margin, PACE), policy)
 
 

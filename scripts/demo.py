@@ -81,7 +81,7 @@ SETTINGS: Final = {
     "PENSTOCK_SERVING_STAGE_MIN_SECONDS": "2",
     "PENSTOCK_SERVING_BAKE_SECONDS": "4",
     "PENSTOCK_SERVING_GATE": '{"margin": 0.3}',  # a few hundred people who come back tell no finer difference
-    "PENSTOCK_SERVING_STAGE_MAX_SECONDS": "90",  # nor this one always: then the story tells that, and goes on
+    "PENSTOCK_SERVING_STAGE_MAX_SECONDS": "120",  # nor this one always: then the story tells that, and goes on
     "PENSTOCK_SERVING_STAGE_OVERDUE": "roll_back",
 }
 

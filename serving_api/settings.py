@@ -63,7 +63,7 @@ class ServingSettings(Settings):
     control_fast_seconds : and between two looks at the breakers; a canary that fails is off within about this and `poll_seconds`
     shadow_requests : requests that a candidate is scored on without being shown, before anybody meets it; 0 for none
     stage_percents : share of users on the canary, stage by stage
-    holdback_percent : users who stay on stable in the last stage, so that it too can be judged
+    holdback_percent : users who stay on stable in the last stage, so that harm, a collapse and guardrails can be judged there too
     stage_min_users, stage_min_stable_users : users of each arm in a stage before it may pass
     stage_min_seconds, stage_max_seconds : shortest duration of a stage; longest before it is overdue
     stage_overdue : what becomes of an overdue rollout: `hold` says so and waits, `roll_back` ends it

@@ -88,8 +88,8 @@ class Stage(msgspec.Struct, frozen=True):
     shadow : the canary is scored on live requests and never shown; the weight is 0
     min_users, min_stable_users : users of each arm in this stage before it may pass; of a shadow stage, scored requests
     min_seconds : shortest duration; max_seconds : after this the rollout is overdue
-    margin : relative loss that must be excluded before the weight rises further; None, of a shadow, of the bake and of an
-        experiment, asks for no such proof
+    margin : relative loss that must be excluded before the weight rises further; None, of a shadow, of an experiment, and after
+        the stage that has proven the whole, asks for no such proof
     """
 
     weight_bp: int
@@ -120,7 +120,7 @@ class Policy(msgspec.Struct, frozen=True):
     shadow, and where users are met by several readers, the unit of a guardrail is not a user, see `analysis.guardrails`.
 
     metric : what the margin, and a collapse, are about
-    margin : relative loss that may not be excluded at the end, and that times the share of users on the way
+    margin : relative loss that has to be excluded before everybody gets the candidate; and times the share of users on the way
     promote_alpha : probability of ever passing a stage at a loss of its margin; split_alpha : of a false alarm about the split
     tolerated_harm : relative loss of first exposures that is not yet harm; smallest_effect : the one the test is tuned to find
     guardrail_ratio : times stable's rate that errors, empty, fallback and slow answers may be; guardrail_floor : or this rate

@@ -3,7 +3,7 @@
 - Harm is a sequential test on first exposures that may be looked at on every tick, see `e_values`; collapse and the advance are
   bounds of one interval over all traffic, by user, see `lift`; errors and the like are `guardrails`.
 - Advancing asks for users, for answers counted by the readers, for clean guardrails and for the proof that no more is lost than
-  the stage's margin. No data is never success.
+  the stage's margin; of a stage without one, for no proof that more than the policy's is. No data is never success.
 - A split of users far from the weight stops the harm test, which rests on it, and the advance; never collapse nor guardrails,
   which do not.
 - What a shadow stage passes on is answers: as many as the stage asks for, with guardrails as clean as stable's.
@@ -63,7 +63,8 @@ def verdict(tallies: Sequence[StageTally], plan: Plan) -> Verdict:
 
     Impossible counts are an Error. Then a collapse, harm and a failed guardrail fail the rollout at any time; a split that
     cannot be chance is an Error in the place of harm and of all that follows. The current stage succeeds when nothing is missing:
-    users of both arms, answers that readers counted, clean guardrails, a lift above -margin. See `evidence` for the numbers.
+    users of both arms, answers that readers counted, clean guardrails, a lift above -margin where it has one. See `evidence` for
+    the numbers.
 
     >>> verdict([], Plan()).reason
     'no stage has been measured'
@@ -153,9 +154,13 @@ def _missing(found: Measures, stage: Stage) -> list[str]:
 
 
 def _unproven(found: Measures, stage: Stage) -> list[str]:
-    """What of the lift is not proven yet, where the stage asks for a proof."""
-    if stage.margin is None or found.tallies[-1].weight_bp == 0:
+    """What of the lift is not proven yet; where the stage asks for no proof, what speaks against the one before it."""
+    if found.tallies[-1].weight_bp == 0:
         return []
+    if stage.margin is None:
+        margin = found.policy.margin
+        contradicted = found.bounds.trusted and found.bounds.upper < log(1.0 - margin)
+        return [f"a loss of more than {margin:.1%} is proven: {_told(found)}"] if contradicted else []
     if not found.bounds.trusted:
         return [f"too few hits for an interval: {_hits(found)}"]
     if found.bounds.lower > log(1.0 - stage.margin):
@@ -176,7 +181,7 @@ def _passed(found: Measures, stage: Stage) -> str:
     if now.weight_bp == 0:
         return f"{now.canary_served.requests} requests scored in the shadow, as clean as stable's"
     users = f"{now.canary.counts.stage_users} canary and {now.stable.counts.stage_users} stable users"
-    proof = "no proof asked for" if stage.margin is None else f"a loss of {stage.margin:.1%} is excluded"
+    proof = "no further proof asked for" if stage.margin is None else f"a loss of {stage.margin:.1%} is excluded"
     return f"{users}; {proof}: {_told(found)}"
 
 

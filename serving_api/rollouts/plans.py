@@ -2,7 +2,7 @@
 
 - A canary and an A/A take the settings' stages; an A/B and a bandit have one stage, as demanding as the settings' most demanding.
 - Users of a canary and of an A/A rise only on proof: a stage that names no margin has the ramp's, if any, and none may be wider.
-- Weights only rise, and never to 100 %: with nobody on stable there is nothing to compare with. What is judged last is held back.
+- Weights only rise, and never to 100 %: with nobody on stable there is nothing to compare with.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ import msgspec
 
 from online_models.contracts.ids import ModelVersion
 from online_models.contracts.rollouts import FULL_WEIGHT_BP, MOST_STAGES, Arm, Kind, Plan, Stage
-from serving_api.rollouts.ramp import margins
+from serving_api.rollouts.ramp import margins, rising_margins
 
 MOST_ARMS: Final = 8
 
@@ -25,7 +25,8 @@ def plan_for(kind: Kind, settings: Plan, stages: Sequence[Stage] | None = None) 
     """The plan of a kind, with the settings' policy.
 
     settings : the plan of a canary that the controller begins
-    stages : in place of the kind's own; where one of a canary or of an A/A has no margin, it is that of `ramp.margins`
+    stages : in place of the kind's own; where one of a canary or of an A/A has no margin, it is that of `ramp.margins`, or of
+        `ramp.rising_margins` where the last one asks for the whole proof itself
 
     Raises
     ------
@@ -83,8 +84,12 @@ def _refuse(kind: Kind, stages: tuple[Stage, ...]) -> None:
 def _proven(stages: Sequence[Stage], margin: float) -> tuple[Stage, ...]:
     """The same with the ramp's margins. Raises ValueError for a stage that asks for too little."""
     shadows = [stage for stage in stages if stage.shadow]  # before all others
-    asked = [*(None for _ in shadows), *margins([stage.weight_bp for stage in stages[len(shadows) :]], margin)]
-    return tuple(_asking(stage, widest) for stage, widest in zip(stages, asked, strict=True))
+    weights, last = [stage.weight_bp for stage in stages[len(shadows) :]], stages[-1].margin
+    at_the_end = last is not None and last <= margin
+    asked = rising_margins(weights, margin) if at_the_end else margins(weights, margin)
+    return tuple(
+        _asking(stage, widest) for stage, widest in zip(stages, [*(None for _ in shadows), *asked], strict=True)
+    )
 
 
 def _asking(stage: Stage, widest: float | None) -> Stage:
@@ -92,8 +97,8 @@ def _asking(stage: Stage, widest: float | None) -> Stage:
         raise ValueError("min_users, min_stable_users: expected 1 at least of a stage of a canary or an A/A")
     if stage.margin is not None and widest is not None and stage.margin > widest:
         raise ValueError(
-            f"margin: expected at most {widest:.4g} at a weight of {stage.weight_bp}, got {stage.margin:g}: "
-            "times the share of users who come next, no more than the gate's margin may be lost"
+            f"margin: expected at most {widest:.4g} at a weight of {stage.weight_bp}, got {stage.margin:g}: times the share of "
+            "users who come next, no more than the gate's margin may be lost, and of all users where no later stage tells as much"
         )
     return msgspec.structs.replace(stage, margin=widest if stage.margin is None else stage.margin)
 

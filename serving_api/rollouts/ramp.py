@@ -2,7 +2,7 @@
 
 - Before a weight rises, the loss that could not be excluded times the share of users who would meet it is at most the margin.
 - At a full 100 % nothing would be left to compare with: the last stage, the bake, keeps a holdback of users on stable, and lasts
-  longer. So few tell little of a lift: the whole margin is proven before it, and the bake asks that nothing speaks against.
+  longer. So few tell little of a lift: the whole margin is proven before it, and the bake asks that nothing speaks against that.
 """
 
 from collections.abc import Sequence
@@ -12,6 +12,9 @@ from typing import Final
 import msgspec
 
 from online_models.contracts.rollouts import FULL_WEIGHT_BP, Stage, WhenOverdue
+
+TELLING: Final = 0.5
+"""Share of what a request of the most telling stage tells that it is to tell in a stage which proves the whole margin."""
 
 WIDEST_MARGIN: Final = 0.5
 """A loss that no stage lets pass unproven, however few users the next one has."""
@@ -67,17 +70,23 @@ def margins(weights: Sequence[int], margin: float) -> list[float | None]:
 
     weights : basis points, rising; margin : what may be lost at the end, by everybody
 
-    The whole margin is for the last stage to exclude, or for the one before it where that tells more: the information of a
-    request is as w (1 - w).
+    The whole margin is for the last stage that tells much: the information of a request is as w (1 - w).
 
     >>> margins([500, 5_000], 0.1), margins([500, 7_500, 9_800], 0.1)
     ([0.2, 0.1], [0.13333333333333333, 0.1, None])
     """
-    asked: list[float | None] = [margin_before(weight, margin) for weight in (*weights[1:], FULL_WEIGHT_BP)]
-    told = [weight * (FULL_WEIGHT_BP - weight) for weight in weights[-2:]]
-    if told[-1] < told[0]:
-        asked[-2:] = [margin, None]
-    return asked
+    told = [weight * (FULL_WEIGHT_BP - weight) for weight in weights]
+    whole = max(place for place, each in enumerate(told) if each >= TELLING * max(told))
+    return [*rising_margins(weights[: whole + 1], margin)[:-1], margin, *(None for _ in weights[whole + 1 :])]
+
+
+def rising_margins(weights: Sequence[int], margin: float) -> list[float]:
+    """The same where the last stage proves the whole margin, whatever it tells.
+
+    >>> rising_margins([500, 8_000], 0.1)
+    [0.125, 0.1]
+    """
+    return [margin_before(weight, margin) for weight in (*weights[1:], FULL_WEIGHT_BP)]
 
 
 def margin_before(weight_bp: int, margin: float) -> float:

@@ -34,9 +34,10 @@ STAGES = (
     Stage(2_500),
     Stage(5_000, margin=MARGIN),
     Stage(9_800, margin=MARGIN),
+    Stage(9_900),
 )
 PLAN = Plan(STAGES)
-SHADOW, FIVE, QUARTER, HALF, ALL = range(5)
+SHADOW, FIVE, QUARTER, HALF, ALL, BAKE = range(6)
 
 PAIRS = st.tuples(st.integers(0, 5_000), st.integers(0, 5_000)).map(lambda pair: (max(pair), min(pair)))
 TALLIES = st.builds(
@@ -81,7 +82,7 @@ def test_without_a_stage_nothing_has_been_measured() -> None:
 
 
 def test_a_tally_of_no_stage_of_the_plan_is_an_error() -> None:
-    assert isinstance(verdict([replace(GOOD, stage=5)], PLAN), Error)
+    assert isinstance(verdict([replace(GOOD, stage=len(STAGES))], PLAN), Error)
 
 
 def test_an_equal_canary_passes_and_says_what_is_excluded() -> None:
@@ -110,6 +111,27 @@ def test_users_answers_and_proof_are_each_needed() -> None:
 
 def test_a_stage_without_a_margin_asks_for_no_proof() -> None:
     assert isinstance(judged(at(FIVE, (100, 20), (1_900, 380))), Successful)
+
+
+def test_a_bake_goes_by_what_was_proven_before_it_until_the_contrary_is_proven() -> None:
+    """Where users have all been seen before, nothing else speaks of a loss that came later."""
+
+    def baked(hits: int) -> Verdict:
+        seen = at(BAKE, (980_000, hits), (20_000, 4_000))
+        canary, stable = (
+            replace(each, counts=msgspec.structs.replace(each.counts, users=0, successes=0))
+            for each in (seen.canary, seen.stable)
+        )
+        return judged(GOOD, replace(seen, canary=canary, stable=stable))
+
+    for hits in (196_000, 180_000):
+        assert isinstance(baked(hits), Successful)
+    worse = baked(147_000)
+    assert isinstance(worse, Inconclusive)
+    assert worse.reason.startswith("a loss of more than 10.0% is proven: lift -20.3%")
+    collapsed = baked(98_000)
+    assert isinstance(collapsed, Failed)
+    assert collapsed.reason.startswith("collapse")
 
 
 @pytest.mark.parametrize("hits", [(0, 0), (0, 3), (3, 0), (9_000, 0)])

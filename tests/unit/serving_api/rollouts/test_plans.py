@@ -1,5 +1,7 @@
 """The plan of a rollout by what it is for."""
 
+from itertools import product
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -76,6 +78,32 @@ def test_after_the_whole_proof_a_last_stage_needs_none_and_may_have_one(kind: Ki
         plan_for(kind, RAMP, [Stage(5_000), Stage(7_500, margin=0.201), Stage(9_800)])
 
 
+def test_a_last_stage_that_asks_for_the_whole_proof_lets_those_before_it_ask_for_their_share() -> None:
+    own = [Stage(5_000), Stage(7_500), Stage(9_800, margin=0.2)]
+    asked = [0.2 / 0.75, 0.2 / 0.98, 0.2]
+    assert [stage.margin for stage in plan_for(Kind.CANARY, RAMP, own).stages] == pytest.approx(asked)
+
+
+@given(
+    st.lists(st.integers(1, FULL_WEIGHT_BP - 1), min_size=1, max_size=6, unique=True),
+    st.lists(st.none() | st.floats(0.01, 0.9), min_size=6, max_size=6),
+)
+def test_whatever_margins_are_named_no_more_than_the_whole_is_risked(
+    weights: list[int], named: list[float | None]
+) -> None:
+    own = [Stage(weight, margin=margin) for weight, margin in zip(sorted(weights), named, strict=False)]
+    try:
+        stages = plan_for(Kind.CANARY, RAMP, own).stages
+    except ValueError:
+        return
+    excluded = 1.0
+    for stage, weight in zip(stages, [*(stage.weight_bp for stage in stages[1:]), FULL_WEIGHT_BP], strict=True):
+        excluded = min(excluded, stage.margin or excluded)
+        assert excluded * weight / FULL_WEIGHT_BP <= 0.2 * (1 + 1e-9)
+    assert excluded <= 0.2
+    assert all(margin in (None, stage.margin) for stage, margin in zip(stages, named, strict=False))
+
+
 def test_an_own_margin_may_be_narrower_than_the_ramp_s_and_no_wider() -> None:
     own = [Stage(500, margin=0.01), Stage(5_000, margin=0.2)]
     assert plan_for(Kind.CANARY, RAMP, own).stages == tuple(own)
@@ -101,12 +129,15 @@ def test_stages_of_no_margin_are_those_of_the_ramp(weights: list[int]) -> None:
 
 
 def test_no_stages_of_an_operator_promote_a_canary_of_few_users_without_a_hit() -> None:
-    plan = plan_for(Kind.CANARY, RAMP, [Stage(500), Stage(5_000, min_users=1, min_stable_users=1)])
-    for users in (1, 100):
+    weights = [(500, 5_000), (5_000, 9_800)]
+    plans = [
+        plan_for(Kind.CANARY, RAMP, [Stage(low), Stage(high, min_users=1, min_stable_users=1)]) for low, high in weights
+    ]
+    for plan, users in product(plans, (1, 100)):
         beside = [users * (FULL_WEIGHT_BP - stage.weight_bp) // stage.weight_bp for stage in plan.stages]
         seen = [stage_of(plan.stages[n].weight_bp, (users, 0), (beside[n], 0), n) for n in range(len(plan.stages))]
-        assert isinstance(verdict(seen[:1], plan), Inconclusive)
-        assert isinstance(verdict(seen, plan), Inconclusive)
+        for stage in plan.stages[: 1 + (plan.stages[-1].margin is not None)]:
+            assert isinstance(verdict(seen[: plan.stages.index(stage) + 1], plan), Inconclusive)
 
 
 @given(st.integers(2, MOST_ARMS))

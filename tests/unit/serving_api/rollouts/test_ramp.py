@@ -30,13 +30,14 @@ def test_what_might_be_lost_times_who_would_meet_it_is_at_most_the_margin(
         ((5,), [0.1]),
         ((5, 50), [0.2, 0.1]),
         ((5, 25, 50, 75, 100), [0.4, 0.2, 0.1 / 0.75, 0.1, None]),
-        ((5, 50, 80), [0.2, 0.1, None]),
+        ((5, 50, 80), [0.2, 0.125, 0.1]),
+        ((5, 50, 97, 100), [0.2, 0.1, None, None]),
         ((50, 100), [0.1, None]),
         ((3, 97), [0.1 / 0.97, 0.1]),
         ((5, 100), [0.1, None]),
     ],
 )
-def test_the_whole_margin_is_proven_by_the_last_stage_or_by_the_one_before_where_that_tells_more(
+def test_the_whole_margin_is_proven_by_the_last_stage_that_tells_much(
     percents: tuple[float, ...], asked: list[float | None]
 ) -> None:
     found = [stage.margin for stage in ramp(percents, 200, 0.1, PACE)[1:]]
