@@ -168,23 +168,24 @@ def sums_at(place: I64, figures: npt.NDArray[np.number | np.bool_]) -> F64:
     return np.bincount(place, weights=figures).astype(np.float64, copy=False)
 
 
-def standard_error(influence: F64, unit: Units | None, times: F64 | None = None) -> float:
-    """Clustered standard error of a mean with influences (n,), sqrt(G / (G - 1) sum_g (sum of g)²) / n; infinite of one unit.
-
-    times : (n,), how often each row occurs, every time as a unit of its own; None where each is there once
-    """
-    return _standard_error(of_units(influence, unit), total(np.ones(len(influence)), times), times)
+def standard_error(influence: F64, unit: Units | None) -> float:
+    """Clustered standard error of a mean with influences (n,), sqrt(G / (G - 1) sum_g (sum of g)²) / n; infinite of one unit."""
+    sums = of_units(influence, unit)
+    return _standard_error(len(sums), total(sums * sums, None), len(influence))
 
 
-def _standard_error(sums: F64, rows: float, times: F64 | None) -> float:
-    """Of sums by unit (G,) over so many rows."""
-    groups, squares = total(np.ones(len(sums)), times), total(sums * sums, times)
+def _standard_error(groups: float, squares: float, rows: float) -> float:
     return float(np.sqrt(groups / (groups - 1) * squares)) / rows if groups > 1 else np.inf
 
 
 def total(figures: F64, times: F64 | None) -> float:
     """Sum of figures (n,), each so many times, (n,); once where that is None."""
     return float(figures.sum() if times is None else times @ figures)
+
+
+def number(figures: F64, times: F64 | None) -> float:
+    """How many figures (n,) there are, each so many times, (n,); once where that is None."""
+    return len(figures) if times is None else float(times.sum())
 
 
 class Reach(NamedTuple):
@@ -201,7 +202,7 @@ def reach(influence: F64, unit: Units | None, alpha: float, times: F64 | None = 
 
         nu = 2 G / (kappa - 1),  kappa = G sum psi_g⁴ / (sum psi_g²)²
 
-    times : see `standard_error`
+    times : (n,), how often each row occurs, every time as a unit of its own; None where each is there once
 
     >>> all_alike, two_heavy = np.array([1.0, -1.0] * 50), np.array([10.0, -10.0, *[0.0] * 98])
     >>> round(reach(all_alike, None, 0.05).half, 3), round(reach(two_heavy, None, 0.05).half, 3)
@@ -212,8 +213,8 @@ def reach(influence: F64, unit: Units | None, alpha: float, times: F64 | None = 
     Satterthwaite: An approximate distribution of estimates of variance components. Biometrics Bulletin 2 (1946).
     """
     sums = of_units(influence, unit)
-    groups, squares = total(np.ones(len(sums)), times), total(sums * sums, times)
-    error = _standard_error(sums, total(np.ones(len(influence)), times), times)
+    groups, squares = number(sums, times), total(sums * sums, times)
+    error = _standard_error(groups, squares, number(influence, times))
     if groups < 2 or not squares:
         return Reach(error, error)
     kurtosis = groups * total(sums**4, times) / squares**2
@@ -240,10 +241,10 @@ def lift(
         R = sum a / sum b,  psi_i = (a_i - R b_i) / (mean(b) R)  for log R
 
     ours, theirs : (a, b), each (n,), with sums above 0
-    times : see `standard_error`
+    times : see `reach`
     """
     psi, logarithm = np.zeros(len(ours[0])), 0.0
-    rows = total(np.ones(len(psi)), times)
+    rows = number(psi, times)
     for sign, (a, b) in ((1, ours), (-1, theirs)):
         below = total(b, times)
         ratio = total(a, times) / below
