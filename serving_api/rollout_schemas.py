@@ -38,7 +38,7 @@ class _Body(BaseModel):
 
 MARGIN: Final = (
     "Relative loss to exclude before the weight rises. Of a canary and an A/A it is by default, and at most, the gate's margin "
-    "over the share of users who come next; the whole margin is the last stage's, or the one's before it where that tells more."
+    "over the share of users who come next; the whole margin is for the last stage that tells much of it."
 )
 
 

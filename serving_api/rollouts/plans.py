@@ -13,7 +13,7 @@ import msgspec
 
 from online_models.contracts.ids import ModelVersion
 from online_models.contracts.rollouts import FULL_WEIGHT_BP, MOST_STAGES, Arm, Kind, Plan, Stage
-from serving_api.rollouts.ramp import margins, rising_margins
+from serving_api.rollouts.ramp import TELLING, margins
 
 MOST_ARMS: Final = 8
 
@@ -25,8 +25,8 @@ def plan_for(kind: Kind, settings: Plan, stages: Sequence[Stage] | None = None) 
     """The plan of a kind, with the settings' policy.
 
     settings : the plan of a canary that the controller begins
-    stages : in place of the kind's own; where one of a canary or of an A/A has no margin, it is that of `ramp.margins`, or of
-        `ramp.rising_margins` where the last one asks for the whole proof itself
+    stages : in place of the kind's own; where one of a canary or of an A/A has no margin, it is that of `ramp.margins`; the
+        last one may ask for the whole proof itself
 
     Raises
     ------
@@ -85,8 +85,7 @@ def _proven(stages: Sequence[Stage], margin: float) -> tuple[Stage, ...]:
     """The same with the ramp's margins. Raises ValueError for a stage that asks for too little."""
     shadows = [stage for stage in stages if stage.shadow]  # before all others
     weights, last = [stage.weight_bp for stage in stages[len(shadows) :]], stages[-1].margin
-    at_the_end = last is not None and last <= margin
-    asked = rising_margins(weights, margin) if at_the_end else margins(weights, margin)
+    asked = margins(weights, margin, telling=0.0 if last is not None and last <= margin else TELLING)
     return tuple(
         _asking(stage, widest) for stage, widest in zip(stages, [*(None for _ in shadows), *asked], strict=True)
     )

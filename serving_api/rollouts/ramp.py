@@ -65,28 +65,21 @@ def ramp(percents: Sequence[float], holdback_bp: int, margin: float, pace: Pace)
     return (*_shadow(pace), *rising[:-1], _baked(rising[-1], pace))
 
 
-def margins(weights: Sequence[int], margin: float) -> list[float | None]:
+def margins(weights: Sequence[int], margin: float, telling: float = TELLING) -> list[float | None]:
     """The relative loss that each stage must exclude before the next; None where the whole margin is excluded before it.
 
     weights : basis points, rising; margin : what may be lost at the end, by everybody
 
-    The whole margin is for the last stage that tells much: the information of a request is as w (1 - w).
+    The whole margin is for the last stage that tells at least `telling` of what the most telling one does, 0 for the last one in
+    any case: the information of a request is as w (1 - w).
 
-    >>> margins([500, 5_000], 0.1), margins([500, 7_500, 9_800], 0.1)
-    ([0.2, 0.1], [0.13333333333333333, 0.1, None])
+    >>> margins([500, 5_000], 0.1), margins([500, 7_500, 9_800], 0.1), margins([500, 8_000], 0.1, telling=0.0)
+    ([0.2, 0.1], [0.13333333333333333, 0.1, None], [0.125, 0.1])
     """
     told = [weight * (FULL_WEIGHT_BP - weight) for weight in weights]
-    whole = max(place for place, each in enumerate(told) if each >= TELLING * max(told))
-    return [*rising_margins(weights[: whole + 1], margin)[:-1], margin, *(None for _ in weights[whole + 1 :])]
-
-
-def rising_margins(weights: Sequence[int], margin: float) -> list[float]:
-    """The same where the last stage proves the whole margin, whatever it tells.
-
-    >>> rising_margins([500, 8_000], 0.1)
-    [0.125, 0.1]
-    """
-    return [margin_before(weight, margin) for weight in (*weights[1:], FULL_WEIGHT_BP)]
+    whole = max(place for place, each in enumerate(told) if each >= telling * max(told))
+    before = [margin_before(weight, margin) for weight in weights[1 : whole + 1]]
+    return [*before, margin, *(None for _ in weights[whole + 1 :])]
 
 
 def margin_before(weight_bp: int, margin: float) -> float:
