@@ -19,6 +19,7 @@ import redis
 
 from online_models.stores import postgres as postgres_store
 from online_models.stores.embedded import Endpoints, embedded
+from online_models.stores.postgres import Database
 
 TEMPLATE = "penstock_template"
 REDIS_DATABASES = 16
@@ -67,6 +68,13 @@ def empty_postgres(stores: Endpoints) -> Iterator[str]:
 def postgres(stores: Endpoints) -> Iterator[str]:
     """DSN of a migrated database of this test alone."""
     yield from _database(stores.postgres_dsn, TEMPLATE)
+
+
+@pytest.fixture
+def database(postgres: str) -> Iterator[Database]:
+    """A connection to it, for the stores on it to share."""
+    with closing(Database(postgres)) as database:
+        yield database
 
 
 @pytest.fixture

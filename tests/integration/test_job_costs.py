@@ -32,11 +32,6 @@ LEASE = timedelta(minutes=1)
 
 
 @pytest.fixture
-def database(postgres: str) -> Database:
-    return Database(postgres)
-
-
-@pytest.fixture
 def queue(database: Database) -> PostgresJobs:
     return PostgresJobs(database)
 

@@ -39,11 +39,6 @@ JOBS = 50
 
 
 @pytest.fixture
-def database(postgres: str) -> Database:
-    return Database(postgres)
-
-
-@pytest.fixture
 def queue(database: Database) -> PostgresJobs:
     return PostgresJobs(database)
 

@@ -1,8 +1,5 @@
 """What the flow has counted of rollouts: sums by stage, variant and version, by group of users, and the traffic of a week."""
 
-from collections.abc import Iterator
-from contextlib import closing
-
 import numpy as np
 import pytest
 from msgspec.structs import replace
@@ -30,12 +27,6 @@ V1, V2 = ModelVersion("v1"), ModelVersion("v2")
 PRODUCTS = ModelName("products")
 DAY_MS = 86_400_000
 TEST = Act("test", "test", {})
-
-
-@pytest.fixture
-def database(postgres: str) -> Iterator[Database]:
-    with closing(Database(postgres)) as database:
-        yield database
 
 
 @pytest.fixture

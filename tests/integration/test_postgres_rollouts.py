@@ -1,8 +1,7 @@
 """Rollouts of every kind: how they begin, what they keep, how they end, and an operator's return to a version of before."""
 
 import itertools
-from collections.abc import Callable, Iterator
-from contextlib import closing
+from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
 from threading import Event, Thread
@@ -67,12 +66,6 @@ class Shelf:
         """All that a change could have changed."""
         history = self.rollouts.history(self.model, 100)
         return history, [self.rollouts.events(each) for each in history], self.pointed(), self.happened()
-
-
-@pytest.fixture
-def database(postgres: str) -> Iterator[Database]:
-    with closing(Database(postgres)) as database:
-        yield database
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ import math
 from collections.abc import Sequence
 
 import msgspec
-import pytest
 
 from online_models.contracts.ids import ModelName, ModelVersion
 from online_models.contracts.rollouts import VariantWindow
@@ -13,11 +12,6 @@ from online_models.ports import DriftRow, FeatureWindowRow, FeatureWord, WindowR
 from online_models.stores.postgres import Database, query
 from online_models.stores.postgres_windows import PostgresWindows
 from tests.samples import MOVIES
-
-
-@pytest.fixture
-def database(postgres: str) -> Database:
-    return Database(postgres)
 
 
 def rows(database: Database, columns: str, table: str) -> Sequence[tuple[object, ...]]:
