@@ -34,7 +34,6 @@ from online_models.evaluation.contenders import RECENCY_HALF_LIVES, Study, study
 from online_models.evaluation.factor_baselines import FoldInAls
 from online_models.evaluation.log import Log, Moment, log_of
 from online_models.evaluation.protocol import CUTOFF, Model, Outcome, prequential
-from online_models.evaluation.recorded import CATALOGUE_SUFFIX
 from online_models.metrics import (
     clustered_difference,
     clustered_mean,
@@ -44,6 +43,7 @@ from online_models.metrics import (
     recommendation_counts,
 )
 from online_models.stores.catalogue import read_catalogue
+from online_models.stores.log_files import CATALOGUE_SUFFIX
 from online_models.stores.recorded import read_log
 from online_models.two_tower import UserTower
 from retrain_workers.attempt import Unwatched

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TypeAlias
 
 from flows.app import ReplayOptions, replay, run_live
-from flows.offline import CATALOGUE_SUFFIX
 from flows.settings import FlowSettings
 from online_models.errors import PenstockError, SourceError
 from online_models.settings import StoreSettings
+from online_models.stores.log_files import CATALOGUE_SUFFIX
 
 _Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 

@@ -6,9 +6,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from glob import glob
 from pathlib import Path
-from typing import Final
 
 from flows.chunks import Chunk, Limits
 from flows.deduplicate import SeenEvents
@@ -18,8 +16,7 @@ from flows.ranges import TimeRange, is_range, parse_range
 from online_models.contracts.events import EventBatch, TimeBounds
 from online_models.contracts.features import FeatureSpec
 from online_models.errors import SourceError
-
-CATALOGUE_SUFFIX: Final = ".items.ndjson"
+from online_models.stores.log_files import log_paths
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +42,7 @@ def parse_log(text: str) -> Log:
     name, at, stretch = text.rpartition("@")
     if not at or not is_range(stretch):
         name, stretch = text, ".."
-    paths = tuple(Path(found) for found in sorted(glob(name) or [name]) if not found.endswith(CATALOGUE_SUFFIX))
+    paths = tuple(log_paths(name))
     for path in paths:
         if not path.is_file():
             raise SourceError(f"no such file: {path}")

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from online_models.als import POSITIVE_RATING
+from online_models.contracts.events import ATTRIBUTION_MS
 from online_models.errors import PenstockError, SourceError
 from online_models.evaluation import off_policy_report
 from online_models.evaluation.contenders import CONTENDERS, DESCRIPTIONS, Result
@@ -24,11 +25,12 @@ from online_models.evaluation.off_policy import (
     study_positions,
 )
 from online_models.evaluation.protocol import CUTOFF
-from online_models.evaluation.recorded import evaluate, log_paths
+from online_models.evaluation.recorded import evaluate
 from online_models.evaluation.report import Evaluation, json_of, text_of
-from online_models.evaluation.shown import ATTRIBUTION_MS, read_shown
+from online_models.evaluation.shown import read_shown
 from online_models.metrics import hit_at
 from online_models.off_policy import Terms
+from online_models.stores.log_files import log_paths
 from online_models.stores.recorded import ENDINGS
 
 

@@ -45,6 +45,9 @@ TYPE_CODES: dict[EventType, int] = {kind: code for code, kind in enumerate(EVENT
 ANSWERS: tuple[EventType, ...] = (EventType.CLICK, EventType.WATCH, EventType.PURCHASE)
 """What takes an impression."""
 
+ATTRIBUTION_MS = 1_800_000
+"""How long after an impression an answer to no request still takes it, unless another time is asked for."""
+
 
 class Role(enum.Enum):
     """Which of the three kinds of message an event is, and so which table and branch it belongs to."""

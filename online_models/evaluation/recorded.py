@@ -1,22 +1,14 @@
 """From the name of a recorded log to what every model makes of it: what the command line and the benchmark both do."""
 
 from collections.abc import Callable, Sequence
-from glob import glob
 from pathlib import Path
-from typing import Final
 
 from online_models.als import POSITIVE_RATING
 from online_models.evaluation.contenders import CONTENDERS, Result, known_names, run, study_of
 from online_models.evaluation.log import log_of
 from online_models.evaluation.report import Evaluation, evaluation_of
+from online_models.stores.log_files import log_paths
 from online_models.stores.recorded import read_log
-
-CATALOGUE_SUFFIX: Final = ".items.ndjson"
-
-
-def log_paths(pattern: str) -> list[Path]:
-    """The logs that a file or glob names, by name, without the catalogues that lie beside them; itself where it finds nothing."""
-    return [Path(found) for found in sorted(glob(pattern)) or [pattern] if not found.endswith(CATALOGUE_SUFFIX)]
 
 
 def evaluate(

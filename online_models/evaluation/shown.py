@@ -15,13 +15,19 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from online_models.contracts.events import ANSWERS, SHADOW_PLACE_FEATURE, SHADOW_VERSION_FEATURE, Event, EventType
+from online_models.contracts.events import (
+    ANSWERS,
+    ATTRIBUTION_MS,
+    SHADOW_PLACE_FEATURE,
+    SHADOW_VERSION_FEATURE,
+    Event,
+    EventType,
+)
 from online_models.contracts.ids import hash64
 from online_models.stores.recorded import Refused, read_events
 
 I64 = npt.NDArray[np.int64]
 
-ATTRIBUTION_MS: Final = 1_800_000
 NOWHERE: Final = -1
 
 MOST_PLACES: Final = 65_536

@@ -12,9 +12,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from online_models.contracts.events import ATTRIBUTION_MS
 from retrain_workers.data.point_in_time import first_not_before
-
-ATTRIBUTION_MS: Final = 1_800_000
 
 NEVER: Final = 2**63 - 1
 """When what nobody took was taken: after everything."""

@@ -28,11 +28,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from online_models.contracts.artifacts import DataWindow
-from online_models.contracts.events import ANSWERS, EVENT_TYPES, EventType, Item
+from online_models.contracts.events import ANSWERS, ATTRIBUTION_MS, EVENT_TYPES, EventType, Item
 from online_models.errors import ArtifactError, TrainingError
 from online_models.interactions import EventView, Interactions
 from online_models.ports import InteractionStore
-from retrain_workers.data.impressions import ATTRIBUTION_MS, Impressions, Looked, taken
+from retrain_workers.data.impressions import Impressions, Looked, taken
 from retrain_workers.data.partitions import (
     ASIDE,
     SCHEMA,

@@ -7,7 +7,14 @@ import msgspec
 import numpy as np
 import pytest
 
-from online_models.contracts.events import SHADOW_PLACE_FEATURE, SHADOW_VERSION_FEATURE, Event, EventType, FeatureValue
+from online_models.contracts.events import (
+    ATTRIBUTION_MS,
+    SHADOW_PLACE_FEATURE,
+    SHADOW_VERSION_FEATURE,
+    Event,
+    EventType,
+    FeatureValue,
+)
 from online_models.errors import SourceError
 from online_models.evaluation.off_policy import (
     USER_ITEM,
@@ -17,7 +24,7 @@ from online_models.evaluation.off_policy import (
     study_candidate,
     study_positions,
 )
-from online_models.evaluation.shown import ATTRIBUTION_MS, MOST_PLACES, Shown, read_shown
+from online_models.evaluation.shown import MOST_PLACES, Shown, read_shown
 from online_models.off_policy import Estimated, Ranked, Reason, Refused, Terms
 from tests.off_policy_worlds import Shelf
 from tests.samples import event, event_id

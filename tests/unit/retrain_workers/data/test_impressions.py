@@ -5,9 +5,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from online_models.contracts.events import Event, EventType
+from online_models.contracts.events import ATTRIBUTION_MS, Event, EventType
 from retrain_workers.data.datasets import dataset_of
-from retrain_workers.data.impressions import ATTRIBUTION_MS, NEVER, Impressions, Looked, taken
+from retrain_workers.data.impressions import NEVER, Impressions, Looked, taken
 from retrain_workers.data.sampling import negatives
 from retrain_workers.data.training_data import TrainingData
 from tests.clustered_world import as_interactions
